@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -98,19 +98,22 @@ class Architecture:
 
     def to_json(self) -> str:
         """Canonical JSON: every field but the name, keys sorted, no spaces."""
-        mapping = to_mapping(self)
-        del mapping["name"]
-        return json.dumps(mapping, sort_keys=True, separators=(",", ":"))
+        stages = f"[{','.join(map(_canonical, self.stages))}]"
+        texts = {"stem": _canonical(self.stem), "stages": stages, "head": _canonical(self.head),
+                 "classes": self.classes, "resolution": self.resolution, "image_channels": self.image_channels}
+        return "{" + ",".join(f'"{key}":{texts[key]}' for key in sorted(texts)) + "}"
 
     def to_yaml(self) -> str:
         """The form of the files in conf/architecture/: one line a stage."""
         mapping = to_mapping(self)
         rows = {key: mapping.pop(key) for key in ("stem", "stages", "head")}
         lines = yaml.safe_dump(mapping, sort_keys=False).splitlines()
-        flow = functools.partial(yaml.safe_dump, default_flow_style=True, sort_keys=False, width=200)
-        lines += [f"stem: {flow(rows['stem']).strip()}", "stages:"]
-        lines += [f"  - {flow(stage).strip()}" for stage in rows["stages"]]
-        return "\n".join([*lines, f"head: {flow(rows['head']).strip()}"]) + "\n"
+
+        def flow(part: Any) -> str:
+            return str(yaml.safe_dump(part, default_flow_style=True, sort_keys=False, width=200)).strip()
+
+        lines += [f"stem: {flow(rows['stem'])}", "stages:", *(f"  - {flow(stage)}" for stage in rows["stages"])]
+        return "\n".join([*lines, f"head: {flow(rows['head'])}"]) + "\n"
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "") -> Architecture:
@@ -132,6 +135,15 @@ class Architecture:
         for stage in self.stages:
             stride *= stage.stride
         return stride
+
+
+@functools.lru_cache(maxsize=4096)
+def _canonical(part: Stem | Stage | Head) -> str:
+    """Canonical JSON of a part. A search writes the same few stages thousands of times."""
+    mapping = to_mapping(part)
+    if "se_ratio" in mapping:  # 0 and 0.0 are the same network and have the same id
+        mapping["se_ratio"] = float(mapping["se_ratio"])
+    return json.dumps(mapping, sort_keys=True, separators=(",", ":"))
 
 
 class Block(NamedTuple):
@@ -235,12 +247,16 @@ def _check(architecture: Architecture) -> None:
         if name.endswith("kernel") and value % 2 == 0:
             raise ArchitectureError(f"{label}: {name}={value}; kernels are odd (3, 5, 7)")
     for number, stage in enumerate(architecture.stages, start=1):
+        for name, known in (("op", Op), ("skip", Skip), ("activation", Activation)):
+            if getattr(stage, name) not in get_args(known):
+                raise ArchitectureError(f"{label}: " + unknown(f"stage{number}.{name}", getattr(stage, name), get_args(known)))
         if stage.expansion > 1 and stage.op not in EXPANDS:
             raise ArchitectureError(f"{label}: stage{number}.expansion={stage.expansion}; {stage.op} has no expansion, write 1")
         if not 0 <= stage.se_ratio <= 1:
             raise ArchitectureError(f"{label}: stage{number}.se_ratio={stage.se_ratio}; it lies between 0 (none) and 1")
         if stage.op == "bottleneck" and stage.channels % stage.expansion:
-            raise ArchitectureError(f"{label}: stage{number}.channels={stage.channels} is not a multiple of expansion {stage.expansion}")
+            raise ArchitectureError(f"{label}: stage{number}.channels={stage.channels} "
+                                    f"is not a multiple of expansion {stage.expansion}")
     if not architecture.stages:
         raise ArchitectureError(f"{label}: stages is empty; a network has at least one stage")
     if architecture.head.channels < 0:
@@ -253,7 +269,7 @@ def presets() -> dict[str, Path]:
 
 
 def load_architecture(name: str | Path | Architecture) -> Architecture:
-    """A preset by name, or a yaml or JSON file by path.
+    """A preset by name, a yaml or JSON file by path, or a run folder by path (its best network).
 
     Raises ArchitectureError with the nearest preset for an unknown name.
 
@@ -266,10 +282,11 @@ def load_architecture(name: str | Path | Architecture) -> Architecture:
     path = known.get(str(name))
     if path is None:
         path = Path(name).expanduser()
+        path = path / "best.yaml" if path.is_dir() else path
         if path.suffix not in (".yaml", ".yml", ".json"):
-            raise ArchitectureError(unknown("architecture", name, known) + " or a path to a .yaml file")
+            raise ArchitectureError(unknown("architecture", name, known) + " or a path to a .yaml file or run folder")
         if not path.is_file():
-            raise ArchitectureError(f"architecture={name}: no such file")
+            raise ArchitectureError(f"architecture={name}: no file {path}")
     mapping = read_yaml(path)
     if not isinstance(mapping, Mapping):
         raise ArchitectureError(f"{path}: not a network description; see conf/architecture/efficientnet_b0.yaml")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 import types
 import typing
@@ -37,8 +38,11 @@ def parse_count(text: object, name: str = "value") -> float:
     if match is None or isinstance(text, bool):
         raise ConfigError(f"{name}={text}: not a number; write it as 400M, 0.4G, 400e6 or 400000000")
     number, suffix = match.groups()
+    value = float(number.replace("_", "")) * _SUFFIXES[suffix.upper()]
+    if math.isinf(value):
+        raise ConfigError(f"{name}={text}: too large to count")
     # 0.1G must be 100_000_000 exactly: round away the error of the decimal fraction.
-    return round(float(number.replace("_", "")) * _SUFFIXES[suffix.upper()], 6)
+    return round(value, 6)
 
 
 def format_count(value: float, digits: int = 1) -> str:
@@ -77,7 +81,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where or cls.__name__}={mapping!r}: expected key: value settings")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in mapping:
         if key not in fields:
@@ -110,7 +114,7 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
     if dataclasses.is_dataclass(annotation):
         if isinstance(value, annotation):  # type: ignore[arg-type]
             return value
-        return from_mapping(annotation, value, where)  # type: ignore[type-var, arg-type]
+        return from_mapping(annotation, value, where)  # type: ignore[arg-type]
     return _convert_scalar(value, annotation, where)
 
 
@@ -181,7 +185,8 @@ def _convert_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], where
         if len(value) != len(arguments):
             raise ConfigError(f"{where}={_show(value)}: expected {len(arguments)} values, got {len(value)}")
         return tuple(convert(v, a, where) for v, a in zip(value, arguments, strict=True))
-    items = [convert(v, arguments[0] if arguments else Any, where) for v in value]
+    kind = arguments[0] if arguments else Any
+    items = [convert(v, kind, f"{where}[{i}]" if isinstance(v, Mapping) else where) for i, v in enumerate(value)]
     return items if origin is list else tuple(items)
 
 
@@ -191,6 +196,8 @@ def _convert_scalar(value: Any, annotation: Any, where: str) -> Any:
             raise ConfigError(f"{where}={_show(value)}: expected text")
         return str(value)
     if annotation is Path:
+        if value is None or str(value) == "":
+            raise ConfigError(f"{where}={_show('' if value is None else value)}: expected a path")
         return Path(str(value)).expanduser()
     if annotation is bool:
         text = str(value).lower()

@@ -35,20 +35,11 @@ class Conv(NamedTuple):
     bias: bool = False
 
     @property
-    def weights(self) -> int:
-        return self.kernel * self.kernel * (self.inputs // self.groups) * self.outputs
-
-    @property
-    def macs(self) -> int:
-        return self.weights * self.size * self.size
-
-    @property
-    def params(self) -> int:
-        return self.weights + self.outputs * (2 * self.norm + self.bias)
-
-    @property
-    def elements(self) -> int:
-        return self.outputs * self.size * self.size
+    def totals(self) -> tuple[int, int, int]:
+        """Multiply-adds, parameters and activations."""
+        _, kernel, inputs, outputs, groups, size, norm, bias = self
+        weights = kernel * kernel * (inputs // groups) * outputs
+        return weights * size * size, weights + outputs * (2 * norm + bias), outputs * size * size
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +77,8 @@ def cost_of(architecture: Architecture) -> Cost:
 @functools.lru_cache(maxsize=65536)
 def block_cost(block: Block) -> BlockCost:
     """The cost of one block: sums over its convolutions."""
-    convs = convolutions(block)
-    return BlockCost(block, sum(c.macs for c in convs), sum(c.params for c in convs), sum(c.elements for c in convs))
+    macs, params, activations = map(sum, zip(*[conv.totals for conv in convolutions(block)], strict=True))
+    return BlockCost(block, macs, params, activations)
 
 
 def convolutions(block: Block) -> tuple[Conv, ...]:
@@ -113,9 +104,9 @@ def convolutions(block: Block) -> tuple[Conv, ...]:
                 return (Conv("conv", k, i, o, 1, n), *_squeeze_excite(o, s))
             return (Conv("expand", k, i, h, 1, n), *_squeeze_excite(h, s), Conv("project", 1, h, o, 1, n))
         case "bottleneck":  # stride in the k×k convolution (ResNet v1.5)
-            reduce, expand = Conv("reduce", 1, i, h, 1, block.size_in), Conv("expand", 1, h, o, 1, n)
+            reduce, widen = Conv("reduce", 1, i, h, 1, block.size_in), Conv("expand", 1, h, o, 1, n)
             shortcut = (Conv("shortcut", 1, i, o, 1, n),) if block.skip == "projection" else ()
-            return (reduce, Conv("conv", k, h, h, 1, n), expand, *_squeeze_excite(o, s), *shortcut)
+            return (reduce, Conv("conv", k, h, h, 1, n), widen, *_squeeze_excite(o, s), *shortcut)
     raise AssertionError(f"no closed form for op {block.op}")
 
 
@@ -137,7 +128,8 @@ def thop_macs(rows: Iterable[Block]) -> int:
     total = 0
     for block in rows:
         for conv in convolutions(block):
-            total += conv.macs + 4 * conv.norm * conv.elements
+            macs, _, elements = conv.totals
+            total += macs + 4 * conv.norm * elements
             if conv.name == "squeeze":
                 total += (block.size_out**2 + 1) * conv.inputs
         if block.op == "classifier":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from scalesearch.config import format_count
 from scalesearch.errors import BudgetError
+from scalesearch.plugins import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +62,9 @@ class AccuracyReward:
 
     def __str__(self) -> str:
         return "ACC"
+
+
+OBJECTIVES = Table("objective", {
+    "soft": "scalesearch.objective:SoftReward",
+    "accuracy": "scalesearch.objective:AccuracyReward",
+})

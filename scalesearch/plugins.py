@@ -11,11 +11,13 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalesearch.config import convert
 from scalesearch.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 class Table:
@@ -28,7 +30,7 @@ class Table:
 
     def names(self) -> list[str]:
         """All known names: built in, registered, and installed entry points."""
-        return sorted({*self._rows, *(point.name for point in entry_points(group=self.group))})
+        return sorted({*self._rows, *self._installed()})
 
     def register(self, name: str, target: Callable[..., Any] | str) -> None:
         """Add a row; `target` is a callable or "module:Callable". A taken name is refused."""
@@ -40,14 +42,20 @@ class Table:
         """The callable of a row; ConfigError with the nearest name for an unknown one."""
         target = self._rows.get(name)
         if target is None:
-            found = entry_points(group=self.group, name=name)
-            if not found:
+            installed = self._installed()
+            if name not in installed:
                 raise ConfigError(unknown(self.kind, name, self.names()))
-            return typing.cast(Callable[..., Any], next(iter(found)).load())
+            return typing.cast(Callable[..., Any], installed[name].load())
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
             target = typing.cast(Callable[..., Any], getattr(import_module(module), attribute))
         return target
+
+    def _installed(self) -> dict[str, EntryPoint]:
+        """Entry points of other packages in this table's group."""
+        from importlib.metadata import entry_points  # slow to import, and most commands need no table
+
+        return {point.name: point for point in entry_points(group=self.group)}
 
     def build(self, settings: Mapping[str, Any] | str, **context: Any) -> Any:
         """Call the row `settings["name"]` with the other settings, typed by its signature, and the context."""
@@ -70,4 +78,6 @@ class Table:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    return typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+    if isinstance(target, type):
+        return typing.get_type_hints(target.__init__)  # type: ignore[misc]
+    return typing.get_type_hints(target)

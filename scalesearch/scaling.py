@@ -88,12 +88,13 @@ def round_channels(channels: int, width: float = 1.0, divisor: int = 8, ninety_p
 
 
 def round_layers(layers: int, depth: float) -> int:
-    """ceil(depth·layers) in floating point, at least 1.
+    """ceil(depth·layers) in double precision, at least 1.
 
-    The published family was computed so: 2.2·5 = 11.000000000000002 → 12 layers in B5's siblings.
+    The published family was computed so. A product just above a whole number gains a layer: 2.2·25 is
+    55.00000000000001 → 56; 2.2·5 is exactly 11.
 
-    >>> round_layers(1, 1.1), round_layers(5, 2.2), round_layers(3, 0.3)
-    (2, 12, 1)
+    >>> round_layers(1, 1.1), round_layers(5, 2.2), round_layers(25, 2.2), round_layers(3, 0.3)
+    (2, 11, 56, 1)
     """
     # ceil, not round: any d > 1 doubles a one-layer stage, as in the published B1
     return max(1, math.ceil(depth * layers))
@@ -149,6 +150,56 @@ PUBLISHED = {
     "efficientnet_v2_b2": Published("efficientnet_v2_b0", 1.1, 1.2, 260, 0.3, "v2"),
     "efficientnet_v2_b3": Published("efficientnet_v2_b0", 1.2, 1.4, 300, 0.3, "v2"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A small stand-in that ranks networks in the place of the real one, for small images or short budgets.
+
+    Narrower, shallower and at fewer pixels. Strides beyond `total_stride` are dropped from the front,
+    so that the last feature map keeps some pixels (0 keeps all strides).
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    resolution: int | None = None
+    total_stride: int = 0
+
+    def __call__(self, architecture: Architecture, classes: int | None = None) -> Architecture:
+        pixels = self.resolution or architecture.resolution
+        small = ScalingRule().scale(architecture, self.depth, self.width, pixels)
+        small = limit_stride(small, self.total_stride) if self.total_stride else small
+        small = small.replace(classes=classes or architecture.classes)
+        return small.replace(name=architecture.name if small == architecture else f"{architecture.name}-proxy")
+
+
+# What `proxy=` accepts; "none" trains the network itself.
+PROXIES = {
+    "none": Proxy(),
+    "tiny": Proxy(width=0.25, resolution=24),
+    "small": Proxy(width=0.5, resolution=32, total_stride=8),
+    "medium": Proxy(width=0.5, resolution=96),
+}
+
+
+def load_proxy(name: str) -> Proxy:
+    """A named proxy; ConfigError with the nearest name otherwise."""
+    if name not in PROXIES:
+        raise ConfigError(unknown("proxy", name, PROXIES))
+    return PROXIES[name]
+
+
+def limit_stride(architecture: Architecture, total_stride: int) -> Architecture:
+    """Drop strides from the front (stem, then stages) until the whole is at most `total_stride`."""
+    stem, stages, total = architecture.stem, list(architecture.stages), architecture.total_stride
+    if total > total_stride and stem.stride > 1:
+        total //= stem.stride * (2 if stem.pool else 1)
+        stem = replace(stem, stride=1, pool=False)
+    for index, stage in enumerate(stages):
+        if total > total_stride and stage.stride > 1:
+            total //= stage.stride
+            stages[index] = replace(stage, stride=1)
+    return architecture.replace(stem=stem, stages=tuple(stages))
 
 
 def load_rule(name: str) -> ScalingRule:

@@ -1,0 +1,1 @@
+"""Torch networks: `build` (blocks to modules), `weights` (files and timm), `foreign` (the cost of any timm model)."""

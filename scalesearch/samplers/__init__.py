@@ -1,0 +1,53 @@
+"""Who proposes the next network. A sampler is asked for values and told what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from scalesearch.plugins import Table
+
+__all__ = ["SAMPLERS", "Outcome", "Sampler"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a network: mean accuracy and reward over its seeds, and its multiply-adds."""
+
+    accuracy: float
+    reward: float
+    macs: int
+
+
+class Sampler(Protocol):
+    """Proposes values of a space; the driver knows cost, window and repeats, and tells it.
+
+    `name` becomes the origin of its records. A sampler is built with those of `space`, `feasible`
+    (the FeasibleSet of the window, or None) and `seed` that its signature names; equal seeds and
+    equal answers give equal proposals. Optional: `exhaustive = True` for one that goes through all
+    values and returns None at the end; it is never replaced by draws from the window.
+    """
+
+    name: str
+
+    def ask(self) -> dict[str, Any] | None:
+        """Values of every parameter; None: there are no more."""
+        ...
+
+    def tell(self, values: Mapping[str, Any], outcome: Outcome | None) -> None:
+        """What came of these values; None: refused (outside the window, a repeat) or failed.
+
+        Also called for values that were never asked: draws from the window, and records of an earlier run.
+        """
+        ...
+
+
+SAMPLERS = Table("sampler", {
+    "enumerate": "scalesearch.samplers.enumerate:EnumerateSampler",
+    "evolution": "scalesearch.samplers.evolution:EvolutionSampler",
+    "gp": "scalesearch.samplers.optuna_bridge:GPSampler",
+    "nsga2": "scalesearch.samplers.optuna_bridge:NSGA2Sampler",
+    "random": "scalesearch.samplers.uniform:RandomSampler",
+    "tpe": "scalesearch.samplers.optuna_bridge:TPESampler",
+})

@@ -1,0 +1,1 @@
+"""What each command does, composed of the parts below: one module a command, with its settings, `run` and `show`."""

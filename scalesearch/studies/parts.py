@@ -1,0 +1,100 @@
+"""Parts that several studies share: evaluator and data from settings, worker count, run folder, summaries."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scalesearch.architecture import Architecture
+from scalesearch.config import format_count, to_mapping
+from scalesearch.cost import Cost, cost_of
+from scalesearch.errors import ConfigError, RunError
+from scalesearch.evaluators import EVALUATORS
+from scalesearch.records import Record, write_atomic
+from scalesearch.search import SearchResult
+
+
+def load_evaluator(name: str, settings: Mapping[str, Any] | None, data: Mapping[str, Any] | None,
+                   recipe: Mapping[str, Any] | None, **context: Any) -> Any:
+    """The evaluator of that name; one that takes `data` and `recipe` is given those groups."""
+    parameters = inspect.signature(EVALUATORS.load(name)).parameters
+    groups = {"data": data, "recipe": recipe}
+    given = {key: value for key, value in groups.items() if key in parameters and value is not None}
+    if "data" in parameters and data is None:
+        raise ConfigError(f"evaluator={name} trains on images; name them with data=digits, data=folder data.root=PATH, …")
+    if "data" not in parameters and data is not None:
+        raise ConfigError(f"evaluator={name} does not look at images; leave out data=… or write evaluator=trained")
+    own = {key: value for key, value in (settings or {}).items() if key != "name"}
+    return EVALUATORS.build({"name": name, **own, **given, **{k: v for k, v in context.items() if k in parameters}})
+
+
+def worker_count(workers: int | None, inline: bool, device: str = "") -> int:
+    """0 (this process) for evaluators of microseconds, one process a CPU core, one for a GPU."""
+    if inline:
+        return 0
+    if workers is not None:
+        if workers < 1:
+            raise ConfigError(f"workers={workers}: at least one process evaluates")
+        return workers
+    return 1 if device.startswith("cuda") else max(1, os.process_cpu_count() if hasattr(os, "process_cpu_count") else _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def unless_interrupted(found: SearchResult) -> SearchResult:
+    """The result of a search; KeyboardInterrupt where Ctrl-C ended it, so that no verdict is written on half of it."""
+    if found.interrupted:
+        raise KeyboardInterrupt
+    return found
+
+
+def network_summary(architecture: Architecture, records: Sequence[Record]) -> dict[str, Any]:
+    """One network of a result: identity, cost, and the mean of its successful evaluations."""
+    cost: Cost = cost_of(architecture)
+    good = [r for r in records if r.ok]
+    accuracies = [r.accuracy for r in good if r.accuracy is not None]
+    rewards = [r.reward for r in good if r.reward is not None]
+    deviations = [r.deviation for r in good if r.deviation is not None]
+    return {"id": architecture.id, "architecture": to_mapping(architecture), "macs": cost.macs, "params": cost.params,
+            "accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
+            "reward": sum(rewards) / len(rewards) if rewards else None,
+            "deviation": sum(deviations) / len(deviations) if deviations else None,
+            "evaluations": len(accuracies), "failures": len(records) - len(good)}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Canonical, readable JSON, replaced in one step."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result.json of a finished run; RunError when there is none."""
+    path = folder / "result.json"
+    if not path.is_file():
+        raise RunError(f"{folder}: no finished run here (no result.json); run the command that makes it first")
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage for people."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 75 → '1 min 15 s'."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def cost_line(macs: float, params: int) -> str:
+    """385.8M multiply-adds, 5.29M parameters."""
+    return f"{format_count(macs)} multiply-adds, {format_count(params, 2)} parameters"

@@ -1,0 +1,67 @@
+"""The small-map convolutions against torch's own, in double precision."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from scalesearch.training.kernels import PointwiseConv2d, SmallMapConv2d, keep_freed_memory, use_small_map_kernels
+
+
+def both(conv, x):
+    """Output and gradients with torch's way and with ours."""
+    results = []
+    for module in (conv, use_small_map_kernels(nn.Sequential(conv))[0]):
+        y = module(x)
+        weights = [p for p in module.parameters()]
+        grads = torch.autograd.grad(y, [x, *weights], torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y))
+        results.append([type(module), y, *grads])
+        assert y.shape == (conv(x)).shape
+    return results
+
+
+@pytest.mark.parametrize(("kernel", "stride"), list(itertools.product((3, 5, 7), (1, 2))))
+def test_depthwise(kernel, stride):
+    for side in range(1, 9):
+        torch.manual_seed(side)
+        conv = nn.Conv2d(4, 4, kernel, stride, kernel // 2, groups=4, bias=False).double()
+        x = torch.randn(3, 4, side, side, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+        (_, *theirs), (kind, *ours) = both(conv, x)
+        assert kind is SmallMapConv2d
+        assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(theirs, ours, strict=True)), side
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 6, 1, 1), (3, 6, 4, 4), (70, 6, 8, 8)])
+def test_pointwise(shape, bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 10, 1, bias=bias).double().to(memory_format=torch.channels_last)
+    x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    (_, *theirs), (kind, *ours) = both(conv, x)
+    assert kind is PointwiseConv2d
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(theirs, ours, strict=True))
+    assert ours[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_convolutions_of_that_form_are_taken_and_names_stay():
+    kept = nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 0, groups=4, bias=False), nn.Conv2d(4, 8, 1, 2),
+                         nn.Conv2d(4, 4, 3, 1, 2, dilation=2, groups=4, bias=False), nn.Conv2d(4, 8, 3, 1, 1, groups=4, bias=False))
+    assert all(type(module) is nn.Conv2d for module in use_small_map_kernels(kept))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 1, 1, groups=4, bias=False))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    after = use_small_map_kernels(model).state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_inference_mode_and_repeated_calls():
+    model = use_small_map_kernels(use_small_map_kernels(nn.Sequential(nn.Conv2d(4, 4, 5, 1, 2, groups=4, bias=False))))
+    x = torch.randn(2, 4, 2, 2)
+    with torch.inference_mode():
+        assert torch.allclose(model(x), F.conv2d(x, model[0].weight, None, 1, 2, 1, 4))
+
+
+def test_keeping_memory_can_be_asked_for_anywhere():
+    keep_freed_memory()
+    keep_freed_memory()
