@@ -76,7 +76,8 @@ def run_search(space: Space, evaluator: Evaluator, sampler: Sampler, objective: 
     trials       networks in all, those already in `records` and those that failed included
     feasible     the networks of the window; made from it where not given
     seeds        every network is evaluated at each; the sampler is told the mean
-    executor     settings or object; None: `workers` local processes. 0 workers: in this process
+    executor     settings, or an object, which is left open for the next search; None: `workers` local
+                 processes. 0 workers: in this process
     folder       of the run: candidates keep their files under it
     seed         of the in-window draws
     on_record    called with (record, evaluations done, evaluations in all) after each
@@ -88,8 +89,7 @@ def run_search(space: Space, evaluator: Evaluator, sampler: Sampler, objective: 
     started = time.monotonic()
     feasible = feasible if feasible is not None or window is None else feasible_set(space, window)
     source = _Source(space, sampler, window, feasible, seed, max_rejects)
-    executor = load_executor(executor, workers, getattr(evaluator, "inline", False))
-    bench = _Bench(evaluator, objective, records, seeds, executor, folder, on_record, trials)
+    bench = _Bench(evaluator, objective, records, seeds, executor, workers, folder, on_record, trials)
     interrupted = False
     with bench:
         try:
@@ -116,8 +116,8 @@ def evaluate_networks(architectures: Sequence[Architecture], evaluator: Evaluato
     """
     given = [{} for _ in architectures] if values is None else values
     networks = [_Network(v, a, cost_of(a), origin) for a, v in zip(architectures, given, strict=True)]
-    executor = load_executor(executor, workers, getattr(evaluator, "inline", False))
-    bench = _Bench(evaluator, objective, records, seeds, executor, folder, on_record, len({network.id for network in networks}))
+    bench = _Bench(evaluator, objective, records, seeds, executor, workers, folder, on_record,
+                   len({network.id for network in networks}))
     for network in networks:
         evaluator.check(network.architecture)
     with bench:
@@ -301,15 +301,17 @@ class _Source:
 class _Bench:
     """Evaluates networks at every seed and records what comes out. What is on record is not done again."""
 
-    def __init__(self, evaluator: Evaluator, objective: Objective, records: RecordFile, seeds: Sequence[int], executor: Executor,
-                 folder: Path | None, on_record: OnRecord | None, networks: int) -> None:
+    def __init__(self, evaluator: Evaluator, objective: Objective, records: RecordFile, seeds: Sequence[int],
+                 executor: Executor | Mapping[str, Any] | str | None, workers: int, folder: Path | None, on_record: OnRecord | None,
+                 networks: int) -> None:
         self.known: dict[Key, Record] = {}  # everything on file
         self.evaluated = 0
         self._evaluator = evaluator
         self._objective = objective
         self._file = records
         self._seeds = tuple(seeds)
-        self._executor = executor
+        self._executor = load_executor(executor, workers, getattr(evaluator, "inline", False))
+        self._lent = self._executor is executor
         self._folder = None if getattr(evaluator, "inline", False) else folder
         self._on_record = on_record
         self._total = networks * len(self._seeds)
@@ -325,7 +327,8 @@ class _Bench:
             undo.enter_context(self._file)
             self.known = {record.key: record for record in self._file}
             self._number = 1 + max((record.number for record in self.known.values()), default=-1)
-            undo.callback(self._executor.close)
+            if not self._lent:
+                undo.callback(self._executor.close)
             self._executor.start(self._evaluator)
             self._undo = undo.pop_all()
         return self
@@ -392,6 +395,9 @@ class _Bench:
         for job, result, worker in self._executor.wait():
             network, started = self._running.pop(job.number)
             self._record(network, job, _checked(result), worker, started)
+        if len(self._failed) >= HOPELESS and not any(record.ok for record in self._own.values()):
+            cause = [record.failure for record in self._own.values()][-1]
+            raise RunError(f"the first {len(self._failed)} networks all failed: {cause}")
         self._fill()
 
     def _record(self, network: _Network, job: Job, result: Evaluation | Failure, worker: str, started: str) -> None:
@@ -400,12 +406,10 @@ class _Bench:
         self._number += 1
         self.known[record.key] = self._own[record.key] = record
         self.evaluated += 1
-        if self._on_record is not None:
-            self._on_record(record, len(self._own), max(self._total, len(self._own)))
         if not record.ok:
             self._failed.add(record.id)
-        if len(self._failed) >= HOPELESS and len(self._failed) == len({r.id for r in self._own.values()}):
-            raise RunError(f"the first {len(self._failed)} networks all failed: {record.failure}")
+        if self._on_record is not None:
+            self._on_record(record, len(self._own), max(self._total, len(self._own)))
 
     def _place(self, key: Key) -> Path | None:
         """The folder of one evaluation."""
@@ -414,9 +418,13 @@ class _Bench:
 
 def _checked(result: Evaluation | Failure) -> Evaluation | Failure:
     """An accuracy that is no fraction is a failure: not a number, or a percentage."""
-    if isinstance(result, Failure) or 0.0 <= result.accuracy <= 1.0:
+    if isinstance(result, Failure):
         return result
-    return Failure(f"accuracy {result.accuracy:g} is not a fraction in [0, 1]", result.seconds)
+    try:
+        fraction = 0.0 <= float(result.accuracy) <= 1.0
+    except (TypeError, ValueError):
+        fraction = False
+    return result if fraction else Failure(f"accuracy {result.accuracy} is not a fraction in [0, 1]", result.seconds)
 
 
 def _record(number: int, network: _Network, job: Job, result: Evaluation | Failure, fingerprint: str, objective: Objective,

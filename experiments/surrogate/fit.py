@@ -66,6 +66,8 @@ class Rows:
 
 def main(arguments: list[str]) -> None:
     path = Path(dict(argument.split("=", 1) for argument in arguments).get("data", DATA))
+    if not path.is_file():
+        raise SystemExit(f"data={path}: no such file; Accel-NASBench's training rows are expected, as CSV")
     rows = read_rows(path)
     print(f"{len(rows):,} networks from {path}")
     models = crossvalidate(rows)

@@ -51,7 +51,7 @@ class SurrogateEvaluator:
     Covers EfficientNet-B0's skeleton at 224 px and 1000 classes with expansions {1,4,6}, kernels
     {3,5}, layers {1,2,3} (sixth stage to 4) and squeeze-excite {0, 0.25} per stage; EvaluatorError
     for anything else. `deviation` is predictive for one training run at one seed: the model's own
-    uncertainty and the seed's noise, the only one of the two that the data can check.
+    uncertainty and the seed's noise together, which is what held-out rows can check.
 
     >>> evaluator = SurrogateEvaluator()
     >>> evaluator.note

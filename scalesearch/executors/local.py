@@ -52,11 +52,16 @@ class LocalExecutor:
         return sum(worker.job is None for worker in self._workers)
 
     def start(self, evaluator: Evaluator) -> None:
+        before = self._evaluator
         try:
             self._evaluator = pickle.dumps(evaluator)
         except Exception as error:
             raise EvaluatorError(f"evaluator {evaluator.name} cannot be sent to worker processes ({cause_of(error)}); "
                                  "define it at the top level of a module, or write workers=0") from None
+        if before != self._evaluator:  # workers that are left from another search hold its evaluator
+            for worker in self._workers:
+                worker.stop()
+        atexit.unregister(self.close)
         atexit.register(self.close)  # before multiprocessing's own exit, which would wait for the workers
 
     def submit(self, job: Job) -> None:
@@ -152,7 +157,7 @@ class _Worker:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, evaluator, self._threads), name=self.name)
         self._loaded = False
-        with _thread_limit(self._threads):
+        with _inherited(self._threads):
             self._process.start()
         theirs.close()
         return self._pipe
@@ -211,13 +216,18 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _thread_limit(threads: int) -> Iterator[None]:
-    """The environment that a new process inherits; numpy and torch read it when they are imported."""
+def _inherited(threads: int) -> Iterator[None]:
+    """What a new process inherits: its thread count, read when numpy and torch are imported, and deafness to Ctrl-C."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+    # Handlers are the main thread's to set; elsewhere a worker is deaf only once it runs.
+    main = threading.current_thread() is threading.main_thread()
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
         yield
     finally:
+        if interrupt is not None:
+            signal.signal(signal.SIGINT, interrupt)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

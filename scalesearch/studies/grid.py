@@ -8,7 +8,9 @@ trained beside it, and the answer says what each would choose.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +20,20 @@ from scalesearch.architecture import Architecture, load_architecture
 from scalesearch.config import convert, format_count, to_mapping
 from scalesearch.cost import cost_of
 from scalesearch.errors import BudgetError, ConfigError, RunError
+from scalesearch.executors import load_executor
 from scalesearch.objective import AccuracyReward
 from scalesearch.records import Record, RecordFile, open_run, run_name, write_atomic
 from scalesearch.samplers import SAMPLERS
 from scalesearch.scaling import PROXIES, load_proxy
 from scalesearch.screen import Screen
-from scalesearch.search import SearchResult, evaluate_networks, run_search
+from scalesearch.search import evaluate_networks, run_search
 from scalesearch.spaces.compound import CompoundSpace, ScaledNetwork
 from scalesearch.studies import parts
 
 FEWEST_NETWORKS = 8
+# Networks of the other constraint that are trained at every seed, after all were at the first.
+SCREENED = 3
+
 # Steps that `step=auto` tries, coarsest first: whole numbers of steps in 1, so that 1.15 is 1.15.
 STEPS = (0.1, 0.05, 0.025, 0.02, 0.01)
 
@@ -83,12 +89,11 @@ def run(settings: GridSettings, screen: Screen) -> dict[str, Any]:
     config = to_mapping(settings)
     folder = settings.results / (settings.name or run_name("grid", config))
     open_run(folder, "grid", config)
+    started = time.monotonic()
     with RecordFile(folder / "records.jsonl") as records:
-        evaluate_networks([plan.base], plan.evaluator, AccuracyReward(), records=records, origin="baseline", seeds=seeds(settings),
-                          executor=settings.executor, workers=plan.workers, folder=folder)
-        found = _train_all(plan, settings, records, folder, screen)
+        _train_all(plan, settings, records, folder, screen)
     result = summarise(plan, settings, records.read(), folder)
-    result["seconds"] = found.seconds
+    result["seconds"] = time.monotonic() - started
     _write(result, folder, settings)
     return result
 
@@ -128,8 +133,9 @@ def choose_proxy(name: str, base: Architecture, evaluator: Any) -> str:
     size = evaluator.dataset().size if data is not None else base.resolution
     if size >= base.resolution:
         return "none"
-    fitting = [key for key, proxy in PROXIES.items() if proxy.resolution and proxy.resolution <= max(size, 24)]
-    return max(fitting, key=lambda key: PROXIES[key].resolution or 0)
+    sizes = {key: proxy.resolution for key, proxy in PROXIES.items() if proxy.resolution}
+    fitting = {key: pixels for key, pixels in sizes.items() if pixels <= size} or {min(sizes, key=sizes.__getitem__): 0}
+    return max(fitting, key=fitting.__getitem__)
 
 
 def _classes(evaluator: Any, base: Architecture) -> int:
@@ -171,29 +177,57 @@ def say_plan(plan: Plan, settings: GridSettings, screen: Screen) -> None:
                   f"{len(plan.space.parameters[2].choices)} triples at step {plan.space.step:g}; {triples} fit the {settings.constraint} "
                   f"constraint, {len(plan.realised)} distinct networks by realised cost, {len(plan.nominal)} by α·β²·γ²")
     screen.status(f"accuracy  {plan.evaluator.name}: {plan.evaluator.note}")
-    count = len(seeds(settings)) * (len(plan.networks) + 1)
-    total = sum(plan.evaluator.expected_training_macs(n.architecture) for n in plan.networks) * len(seeds(settings))
-    screen.status(f"cost      {count} trainings ({len(plan.networks)} networks and the base × {len(seeds(settings))}), about "
-                  f"{format_count(total)} training multiply-adds, {plan.workers} at a time")
+    count = trainings(plan, settings)
+    total = count * sum(plan.evaluator.expected_training_macs(n.architecture) for n in plan.networks) / len(plan.networks)
+    screen.status(f"cost      {count} trainings, about {format_count(total)} training multiply-adds, {max(1, plan.workers)} at a time")
 
 
 def _tolerance(settings: GridSettings) -> float:
     return settings.tolerance if settings.constraint == "realised" else settings.nominal_tolerance
 
 
-def _train_all(plan: Plan, settings: GridSettings, records: RecordFile, folder: Path, screen: Screen) -> SearchResult:
-    """The grid through the one search loop, with a sampler that lists it."""
-    listed = [dict(zip(("alpha", "beta", "gamma"), n.coefficients[0], strict=True)) for n in plan.networks]
-    everything = common_space(plan, settings)
-    sampler = SAMPLERS.build("enumerate", space=everything, listed=listed)
-    with screen.progress(len(listed) * len(seeds(settings)), "grid") as progress:
+def _train_all(plan: Plan, settings: GridSettings, records: RecordFile, folder: Path, screen: Screen) -> None:
+    """The base, every network of the constraint at every seed, and the other constraint's best ones.
 
-        def on_record(record: Record, done: int, total: int) -> None:
-            progress.set(done)
+    The other constraint's networks are screened: all at the first seed, the best few at the rest.
+    """
+    every = tuple(seeds(settings))
+    own = plan.realised if settings.constraint == "realised" else plan.nominal
+    others = [n for n in plan.networks if n not in own]
+    total = trainings(plan, settings)
+    with closing(load_executor(settings.executor, plan.workers, plan.evaluator.inline)) as executor, \
+            screen.progress(total, "grid") as progress:
 
-        found = run_search(everything, plan.evaluator, sampler, AccuracyReward(), records=records, trials=len(listed),
-                           seeds=seeds(settings), executor=settings.executor, workers=plan.workers, folder=folder, on_record=on_record)
-    return parts.unless_interrupted(found)
+        def on_record(record: Record, done: int, of: int) -> None:
+            progress.set(len(records), f"latest {parts.percent(record.accuracy)}" if record.ok else record.failure)
+
+        def train(networks: Sequence[ScaledNetwork], at: Sequence[int]) -> None:
+            """Through the one search loop, with a sampler that lists the networks."""
+            space = common_space(plan, settings)
+            listed = [dict(zip(("alpha", "beta", "gamma"), n.coefficients[0], strict=True)) for n in networks]
+            found = run_search(space, plan.evaluator, SAMPLERS.build("enumerate", space=space, listed=listed), AccuracyReward(),
+                               records=records, trials=len(listed), seeds=at, executor=executor, folder=folder, on_record=on_record)
+            parts.unless_interrupted(found)
+
+        evaluate_networks([plan.base], plan.evaluator, AccuracyReward(), records=records, origin="baseline", seeds=every,
+                          executor=executor, folder=folder, on_record=on_record)
+        train(own, every)
+        if others:
+            train(others, every[:1])
+            train(_screened(others, records, plan), every)
+
+
+def trainings(plan: Plan, settings: GridSettings) -> int:
+    """How many trainings the whole grid takes."""
+    count, own = len(seeds(settings)), len(plan.realised if settings.constraint == "realised" else plan.nominal)
+    others = len(plan.networks) - own
+    return count * (own + 1) + others + (count - 1) * min(SCREENED, others)
+
+
+def _screened(networks: Sequence[ScaledNetwork], records: RecordFile, plan: Plan) -> list[ScaledNetwork]:
+    """The best few at the first seed."""
+    first = {r.id: r.accuracy for r in records.read() if r.ok and r.seed == 0 and r.fingerprint == plan.evaluator.fingerprint}
+    return sorted(networks, key=lambda n: -(first.get(n.architecture.id) or 0.0))[:SCREENED]
 
 
 def common_space(plan: Plan, settings: GridSettings) -> CompoundSpace:

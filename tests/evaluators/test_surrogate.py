@@ -286,4 +286,4 @@ def test_transfer_keeps_the_exact_process(fit, small, monkeypatch) -> None:  # t
     new = fit.features(random_codes(500)[300:])
     exact, shipped = process(new), fit.transfer(process)(new)
     assert np.sqrt(((exact[0] - shipped[0]) ** 2).mean()) < 0.001
-    np.testing.assert_allclose(shipped[1], exact[1], rtol=0.15)
+    assert np.sqrt(((shipped[1] / exact[1] - 1) ** 2).mean()) < 0.1

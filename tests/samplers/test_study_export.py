@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
@@ -83,3 +85,25 @@ def test_an_empty_run_and_a_real_space(tmp_path: Path) -> None:
                  started="2025-01-01T00:00:00.000+00:00", finished="2025-01-01T00:00:00.000+00:00", worker="w")
     export_study([one], space, tmp_path / "study.journal")
     assert load(tmp_path / "study.journal").best_params == values
+
+
+def test_optuna_dashboard_shows_it(tmp_path: Path, records: list[Record]) -> None:
+    """The dashboard itself, asked as a web server is asked, without a socket."""
+    dashboard = pytest.importorskip("optuna_dashboard")
+    export_study(records, SPACE, tmp_path / "study.journal")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal")))
+    app = dashboard.wsgi(storage)
+
+    def get(path: str) -> dict[str, Any]:
+        environment: dict[str, Any] = {"PATH_INFO": path}
+        setup_testing_defaults(environment)
+        status: list[str] = []
+        body = b"".join(app(environment, lambda code, headers, *error: status.append(code)))
+        assert status == ["200 OK"]
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+
+    [study] = get("/api/studies")["study_summaries"]
+    detail = get(f"/api/studies/{study['study_id']}")
+    assert len(detail["trials"]) == len(records)
+    assert [trial["state"] for trial in detail["trials"]].count("Complete") == 5
