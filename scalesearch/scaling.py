@@ -176,7 +176,7 @@ class Proxy:
 # What `proxy=` accepts; "none" trains the network itself.
 PROXIES = {
     "none": Proxy(),
-    "tiny": Proxy(width=0.25, depth=0.3, resolution=8, total_stride=4),
+    "tiny": Proxy(width=0.2, depth=0.3, resolution=8, total_stride=4),
     "small": Proxy(width=0.5, resolution=32, total_stride=8),
     "medium": Proxy(width=0.5, resolution=96),
 }

@@ -25,7 +25,7 @@ class FamilySettings:
     trials: int | None = None
     step: str = "auto"
     proxy: str = "auto"
-    folds: int = 3
+    folds: int = 2
     compare: bool = True
     seed: int = 0
     workers: int | None = None

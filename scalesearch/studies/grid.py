@@ -7,7 +7,6 @@ trained beside it, and the answer says what each would choose.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -31,11 +30,13 @@ from scalesearch.spaces.compound import CompoundSpace, ScaledNetwork
 from scalesearch.studies import parts
 
 FEWEST_NETWORKS = 8
+# The other constraint is there for comparison; fewer networks span it.
+FEWEST_BESIDE = 5
 # Networks of the other constraint that are trained at every seed, after all were at the first.
 SCREENED = 3
 
 # Steps that `step=auto` tries, coarsest first: whole numbers of steps in 1, so that 1.15 is 1.15.
-STEPS = (0.1, 0.05, 0.025, 0.02, 0.01)
+STEPS = (0.2, 0.1, 0.05, 0.025, 0.02, 0.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class GridSettings:
     tolerance: float = 0.05
     nominal_tolerance: float = 0.1
     compare: bool = True
-    folds: int = 3
+    folds: int = 2
     repeats: int = 1
     confidence: float = 0.95
     workers: int | None = None
@@ -74,7 +75,6 @@ class Plan:
     base: Architecture
     proxy: str
     space: CompoundSpace
-    beside: CompoundSpace
     realised: tuple[ScaledNetwork, ...]
     nominal: tuple[ScaledNetwork, ...]
     networks: tuple[ScaledNetwork, ...]
@@ -117,11 +117,11 @@ def make_plan(settings: GridSettings) -> Plan:
     evaluator.check(base)
     constraint, other = (("realised", "nominal") if settings.constraint == "realised" else ("nominal", "realised"))
     space, own = grid_of(settings, base, constraint)
-    other_space, others = grid_of(settings, base, other) if settings.compare else (space, ())
+    _, others = grid_of(settings, base, other) if settings.compare else (space, ())
     networks = {scaled.architecture.id: scaled for scaled in (*others, *own)}
     realised, nominal = (own, others) if constraint == "realised" else (others, own)
     workers = parts.worker_count(settings.workers, evaluator.inline, getattr(evaluator, "device", ""))
-    return Plan(base, proxy, space, other_space, tuple(realised), tuple(nominal), tuple(networks.values()), evaluator, workers)
+    return Plan(base, proxy, space, tuple(realised), tuple(nominal), tuple(networks.values()), evaluator, workers)
 
 
 def choose_proxy(name: str, base: Architecture, evaluator: Any) -> str:
@@ -147,7 +147,8 @@ def grid_of(settings: GridSettings, base: Architecture, constraint: Any) -> tupl
     tolerance = settings.tolerance if constraint == "realised" else settings.nominal_tolerance
     if settings.step == "auto":
         spaces = (compound(settings, base, step) for step in STEPS)
-        chosen = next((s for s in spaces if s.count(constraint, tolerance)[1] >= FEWEST_NETWORKS), compound(settings, base, STEPS[-1]))
+        fewest = FEWEST_NETWORKS if constraint == settings.constraint else FEWEST_BESIDE
+        chosen = next((s for s in spaces if s.count(constraint, tolerance)[1] >= fewest), compound(settings, base, STEPS[-1]))
     else:
         chosen = compound(settings, base, convert(settings.step, float, "step"))
     networks = chosen.networks(constraint, tolerance)
@@ -201,20 +202,18 @@ def _train_all(plan: Plan, settings: GridSettings, records: RecordFile, folder: 
         def on_record(record: Record, done: int, of: int) -> None:
             progress.set(len(records), f"latest {parts.percent(record.accuracy)}" if record.ok else record.failure)
 
-        def train(networks: Sequence[ScaledNetwork], at: Sequence[int]) -> None:
-            """Through the one search loop, with a sampler that lists the networks."""
-            space = common_space(plan, settings)
-            listed = [dict(zip(("alpha", "beta", "gamma"), n.coefficients[0], strict=True)) for n in networks]
-            found = run_search(space, plan.evaluator, SAMPLERS.build("enumerate", space=space, listed=listed), AccuracyReward(),
-                               records=records, trials=len(listed), seeds=at, executor=executor, folder=folder, on_record=on_record)
-            parts.unless_interrupted(found)
+        def evaluate(networks: Sequence[Architecture], origin: str, at: Sequence[int]) -> None:
+            evaluate_networks(networks, plan.evaluator, AccuracyReward(), records=records, origin=origin, seeds=at,
+                              executor=executor, folder=folder, on_record=on_record)
 
-        evaluate_networks([plan.base], plan.evaluator, AccuracyReward(), records=records, origin="baseline", seeds=every,
-                          executor=executor, folder=folder, on_record=on_record)
-        train(own, every)
-        if others:
-            train(others, every[:1])
-            train(_screened(others, records, plan), every)
+        evaluate([plan.base], "baseline", every)
+        listed = [dict(zip(("alpha", "beta", "gamma"), n.coefficients[0], strict=True)) for n in own]
+        sampler = SAMPLERS.build("enumerate", space=plan.space, listed=listed)
+        found = run_search(plan.space, plan.evaluator, sampler, AccuracyReward(), records=records, trials=len(listed), seeds=every,
+                           executor=executor, folder=folder, on_record=on_record)
+        parts.unless_interrupted(found)
+        evaluate([n.architecture for n in others], "screened", every[:1])
+        evaluate(_screened(others, records, plan), "screened", every)
 
 
 def trainings(plan: Plan, settings: GridSettings) -> int:
@@ -224,16 +223,10 @@ def trainings(plan: Plan, settings: GridSettings) -> int:
     return count * (own + 1) + others + (count - 1) * min(SCREENED, others)
 
 
-def _screened(networks: Sequence[ScaledNetwork], records: RecordFile, plan: Plan) -> list[ScaledNetwork]:
+def _screened(networks: Sequence[ScaledNetwork], records: RecordFile, plan: Plan) -> list[Architecture]:
     """The best few at the first seed."""
     first = {r.id: r.accuracy for r in records.read() if r.ok and r.seed == 0 and r.fingerprint == plan.evaluator.fingerprint}
-    return sorted(networks, key=lambda n: -(first.get(n.architecture.id) or 0.0))[:SCREENED]
-
-
-def common_space(plan: Plan, settings: GridSettings) -> CompoundSpace:
-    """The coarsest grid that holds the triples of both constraints, whose steps may differ."""
-    per_unit = [round(1000 * step) for step in (plan.space.step, plan.beside.step)]
-    return compound(settings, plan.base, math.gcd(*per_unit) / 1000) if per_unit[0] != per_unit[1] else plan.space
+    return sorted((n.architecture for n in networks), key=lambda network: -(first.get(network.id) or 0.0))[:SCREENED]
 
 
 def summarise(plan: Plan, settings: GridSettings, records: Sequence[Record], folder: Path) -> dict[str, Any]:
