@@ -38,6 +38,7 @@ class Progress:
     description: str
     done: int = 0
     note: str = ""
+    before: int = 0
     started: float = field(default_factory=time.monotonic)
     redraw: Callable[[Progress], None] = lambda progress: None
 
@@ -47,6 +48,8 @@ class Progress:
 
     def set(self, done: int, note: str | None = None) -> None:
         """`done` steps are done in all, those of a continued run included."""
+        if self.done == 0 and done > 1:
+            self.before = done - 1
         self.done = done
         self.note = self.note if note is None else note
         self.redraw(self)
@@ -54,7 +57,10 @@ class Progress:
     def __str__(self) -> str:
         seconds = time.monotonic() - self.started
         total = "" if self.total is None else f"/{self.total}"
-        return f"{self.description}: {self.done}{total} in {seconds:.0f} s" + (f", {self.note}" if self.note else "")
+        here = self.done - self.before  # what an earlier call did says nothing about the rate of this one
+        going_on = self.total is not None and here > 0 and self.done < self.total
+        left = f", about {((self.total or 0) - self.done) * seconds / here:.0f} s left" if going_on else ""
+        return f"{self.description}: {self.done}{total} in {seconds:.0f} s{left}" + (f", {self.note}" if self.note else "")
 
 
 class Screen:
@@ -74,7 +80,9 @@ class Screen:
         from rich.text import Text
 
         cells = [["" if value is None else str(value) for value in row] for row in rows]
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        if title:
+            self._results.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(columns):
             numbers = bool(cells) and all(_NUMBER.fullmatch(row[i]) for row in cells)
             table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")

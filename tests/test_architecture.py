@@ -112,7 +112,7 @@ def test_a_broken_file_is_one_line_with_its_path(tmp_path: Path, text: str, says
 
 @pytest.mark.parametrize("mapping, says", [
     (small(op="mbcon"), "did you mean 'mbconv'?"),
-    (small(kernle=3), "did you mean 'stages.kernel'?"),
+    (small(kernle=3), "did you mean 'stages[0].kernel'?"),
     (small(skip="identiti"), "did you mean 'identity'?"),
     (small(activation="swoosh"), "(gelu, hardswish, relu, relu6, silu)"),
     (small(expansion=6.5), "expected a whole number"),
@@ -121,7 +121,7 @@ def test_a_broken_file_is_one_line_with_its_path(tmp_path: Path, text: str, says
     (small(stride=-1), "stage1.stride=-1"),
     (small(op="conv", expansion=6), "stage1.expansion=6; conv has no expansion"),
     (small(se_ratio=2), "stage1.se_ratio=2.0"),
-    (small(se_ratio=float("nan")), "stages.se_ratio=nan"),
+    (small(se_ratio=float("nan")), "stages[0].se_ratio=nan"),
     (small(op="bottleneck", channels=10, expansion=4), "stage1.channels=10 is not a multiple of expansion 4"),
     ({**small(), "classes": 0}, "classes=0"),
     ({**small(), "resolution": -1}, "resolution=-1"),

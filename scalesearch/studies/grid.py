@@ -94,7 +94,7 @@ def run(settings: GridSettings, screen: Screen) -> dict[str, Any]:
         _train_all(plan, settings, records, folder, screen)
     result = summarise(plan, settings, records.read(), folder)
     result["seconds"] = time.monotonic() - started
-    _write(result, folder, settings)
+    _write(result, folder, plan, records, settings)
     return result
 
 
@@ -303,7 +303,10 @@ def best_coefficients(folder: Path) -> tuple[float, float, float]:
     return alpha, beta, gamma
 
 
-def _write(result: dict[str, Any], folder: Path, settings: GridSettings) -> None:
+def _write(result: dict[str, Any], folder: Path, plan: Plan, records: RecordFile, settings: GridSettings) -> None:
+    from scalesearch.samplers.optuna_bridge import export_study
+
+    export_study([r for r in records.read() if r.origin == "enumerate"], plan.space, folder / "study.journal")
     best = Architecture.from_mapping(result["best"]["architecture"])
     write_atomic(folder / "best.yaml", f"# best network of {folder}\n{best.to_yaml()}")
     parts.write_json(folder / "result.json", result)

@@ -29,7 +29,9 @@ def load_evaluator(name: str, settings: Mapping[str, Any] | None, data: Mapping[
     if "data" not in parameters and data is not None:
         raise ConfigError(f"evaluator={name} does not look at images; leave out data=… or write evaluator=trained")
     own = {key: value for key, value in (settings or {}).items() if key != "name"}
-    return EVALUATORS.build({"name": name, **own, **given, **{k: v for k, v in context.items() if k in parameters}})
+    evaluator = EVALUATORS.build({"name": name, **own, **given, **{k: v for k, v in context.items() if k in parameters}})
+    _ = evaluator.fingerprint  # opens the images and looks for the device: what is wrong with them ends here
+    return evaluator
 
 
 def worker_count(workers: int | None, inline: bool, device: str = "") -> int:
