@@ -17,6 +17,9 @@ from scalesearch.architecture import Architecture, Stage
 from scalesearch.cost import cost_of
 from scalesearch.errors import BudgetError, ConfigError, unknown
 
+# Beyond so many layers in a stage, times the width, or hundreds of pixels, a network is a typing mistake.
+MOST = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class ScalingRule:
@@ -51,7 +54,14 @@ class ScalingRule:
         return self.depth**phi, self.width**phi, self.resolution**phi
 
     def __call__(self, base: Architecture, phi: float = 1.0) -> Architecture:
-        depth, width, resolution = self.factors(phi)
+        """The scaled network; ConfigError where φ is so large that no machine could hold it."""
+        try:
+            depth, width, resolution = self.factors(phi)
+        except OverflowError:
+            raise ConfigError(f"phi={phi:g}: far too large; EfficientNet-L2 is about phi=9") from None
+        if max(depth * max(s.layers for s in base.stages), width, base.resolution * resolution / 100) > MOST:
+            raise ConfigError(f"phi={phi:g} multiplies layers by {depth:.3g}, channels by {width:.3g} and pixels by {resolution:.3g}: "
+                              "no machine holds that; EfficientNet-L2 is about phi=9")
         return self.scale(base, depth, width, round(base.resolution * resolution))
 
     def scale(self, base: Architecture, depth: float, width: float, resolution: int) -> Architecture:
@@ -218,17 +228,20 @@ def solve_phi(rule: ScalingRule, base: Architecture, target_macs: float, low: fl
     if min(rule.depth, rule.width, rule.resolution) < 1 or max(rule.depth, rule.width, rule.resolution) == 1:
         raise ConfigError("solving φ needs coefficients of at least 1, one of them above: otherwise cost does not grow with φ")
 
-    def macs(phi: float) -> int:
-        return cost_of(rule(base, phi)).macs
+    def macs(phi: float) -> float:
+        try:
+            return cost_of(rule(base, phi)).macs
+        except ConfigError:  # larger than anything that can be built
+            return math.inf
 
     if macs(low) > target_macs:
-        raise BudgetError(f"target_flops={target_macs:,.0f}: the smallest network of this rule costs {macs(low):,} multiply-adds")
+        raise BudgetError(f"target_flops={target_macs:,.0f}: the smallest network of this rule costs {macs(low):,.0f} multiply-adds")
     step = 1.0
     top = low
     while macs(top + step) <= target_macs:
         top += step
-        if top >= high:
-            raise BudgetError(f"target_flops={target_macs:,.0f}: at φ={high:g} this rule reaches only {macs(high):,} multiply-adds")
+        if top + step > high:
+            raise BudgetError(f"target_flops={target_macs:,.0f}: at φ={top:g} this rule reaches only {macs(top):,} multiply-adds")
     bottom, top = top, top + step
     while top - bottom > 1e-4:
         middle = (bottom + top) / 2

@@ -26,7 +26,7 @@ TYPED = [
     ("nas target_flops=400e6", {"target_flops": 400_000_000}),
     ("nas target_flops=200M window=null", {"target_flops": 200_000_000, "window": None}),
     ("nas 'window=[0.8, 1.0]' target_flops=400M", {"window": (0.8, 1.0)}),
-    ("nas data=parquet data.root=../shared/data/cifar10 experiment=smoke", {"trials": 12}),
+    ("nas data=parquet data.root=../shared/data/cifar10 experiment=smoke", {"trials": 8}),
     ("nas space=mbconv_v2", {"trials": None}),
     ("grid phi=1", {"phi": 1.0, "constraint": "realised"}),
     ("grid phi=1 constraint=nominal", {"constraint": "nominal"}),
@@ -135,7 +135,7 @@ def test_a_killed_search_on_digits_continues(tmp_path: Path) -> None:
 def test_a_killed_search_on_cifar10_continues(tmp_path: Path, shared_data: Path) -> None:
     words = ("nas", "data=parquet", f"data.root={shared_data / 'cifar10'}", "experiment=smoke", "name=run", "report=false", "format=json")
     before = killed_search(tmp_path, 6, *words, limit=300)
-    check_continued(tmp_path, before, words, networks=12)
+    check_continued(tmp_path, before, words, networks=8)
 
 
 @pytest.mark.slow
