@@ -284,6 +284,8 @@ def load_architecture(name: str | Path | Architecture) -> Architecture:
         path = Path(name).expanduser()
         path = path / "best.yaml" if path.is_dir() else path
         if path.suffix not in (".yaml", ".yml", ".json"):
+            if "/" in str(name):
+                raise ArchitectureError(f"{name}: no such network file (.yaml, .json) or run folder")
             raise ArchitectureError(unknown("architecture", name, known) + " or a path to a .yaml file or run folder")
         if not path.is_file():
             raise ArchitectureError(f"architecture={name}: no file {path}")

@@ -41,6 +41,8 @@ def parse_count(text: object, name: str = "value") -> float:
     value = float(number.replace("_", "")) * _SUFFIXES[suffix.upper()]
     if math.isinf(value):
         raise ConfigError(f"{name}={text}: too large to count")
+    if not suffix:
+        return float(number.replace("_", ""))
     # 0.1G must be 100_000_000 exactly: round away the error of the decimal fraction.
     return round(value, 6)
 

@@ -73,7 +73,9 @@ class Table:
         for key in sorted(free - settings.keys()):
             if parameters[key].default is inspect.Parameter.empty:
                 raise ConfigError(f"{self.kind}.{key} is required; write {self.kind}.{key}=VALUE")
-        typed = {key: convert(value, hints.get(key, Any), f"{self.kind}.{key}") for key, value in settings.items()}
+        # A group of its own (data, recipe) is named as the user typed it: data.size, not evaluator.data.size.
+        typed = {key: convert(value, hints.get(key, Any), key if isinstance(value, Mapping) else f"{self.kind}.{key}")
+                 for key, value in settings.items()}
         return target(**typed, **{k: v for k, v in context.items() if k in parameters})
 
 

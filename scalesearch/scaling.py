@@ -187,6 +187,9 @@ class Proxy:
 PROXIES = {
     "none": Proxy(),
     "tiny": Proxy(width=0.2, depth=0.3, resolution=8, total_stride=4),
+    "tiny_25": Proxy(width=0.25, depth=0.3, resolution=8, total_stride=4),
+    "tiny_30": Proxy(width=0.3, depth=0.3, resolution=8, total_stride=4),
+    "tiny_35": Proxy(width=0.35, depth=0.3, resolution=8, total_stride=4),
     "small": Proxy(width=0.5, resolution=32, total_stride=8),
     "medium": Proxy(width=0.5, resolution=96),
 }

@@ -16,14 +16,15 @@ def family_section(run: Run) -> Section:
     members = [m for m in run.result.get("members") or () if isinstance(m, Mapping)]
     base = base_of(run)
     name = (base.name or base.id) if base else "the base"
-    section = Section(run, f"Scaled family: {run.name}", [lead(members, name)])
+    caveat = run.result.get("caveat")
+    section = Section(run, f"Scaled family: {run.name}", [lead(members, name), *([str(caveat)] if caveat else [])])
     if members:
         from scalesearch import figures
 
         section.tables.append(member_table(members))
         section.pictures.append(Picture("family", figures.family_costs(members), (
-            "Realised multiply-adds of each member against φ. Layers round up and channels go to multiples of 8, "
-            "which bends the promised doubling; the nominal product is a label.")))
+            "Realised multiply-adds of each member against φ. The coefficients double the cost of the network "
+            "that they were searched on; another one rounds differently, so its steps need not be factors of 2.")))
         largest = architecture_of(members[-1].get("architecture"))
         if base and largest and largest != base:
             section.tables.append(tables.stages_beside(base, largest, (name, f"φ = {float(members[-1]['phi']):g}")))

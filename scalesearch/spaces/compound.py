@@ -34,6 +34,9 @@ Triple = tuple[float, float, float]
 # Enumerated at most; beyond it the step is too fine to mean anything.
 MOST_TRIPLES = 20_000_000
 
+# Looked at for advice, which should come at once.
+MOST_ALTERNATIVES = 3_000_000
+
 
 @dataclass(frozen=True)
 class ScaledNetwork:
@@ -138,6 +141,8 @@ class CompoundSpace:
         """Smaller steps and wider tolerances with the distinct networks each gives, nearest to the present setting first."""
         finer = [float(Decimal(str(self.step)) / part) for part in (2, 5, 10)]
         wider = [float(Decimal(str(tolerance)) * part) for part in (2, 3, 4)]
+        triples = combinations(self.parameters)
+        finer = [step for step in finer if triples * (self.step / step) ** 3 <= MOST_ALTERNATIVES]
         return [*(Alternative("step", step, self._with_step(step).count(constraint, tolerance)[1]) for step in finer),
                 *(Alternative("tolerance", width, self.count(constraint, width)[1]) for width in wider)]
 

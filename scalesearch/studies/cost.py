@@ -8,6 +8,7 @@ from typing import Any, Literal
 from scalesearch.architecture import load_architecture
 from scalesearch.config import format_count
 from scalesearch.cost import Cost, cost_of
+from scalesearch.errors import ConfigError
 from scalesearch.screen import Screen
 
 
@@ -26,6 +27,9 @@ def run(settings: CostSettings, screen: Screen) -> dict[str, Any]:
     """The cost of a preset, of a yaml file, of a run's best network, or of any timm model."""
     if settings.architecture.startswith("timm:"):
         from scalesearch.networks.foreign import foreign_cost
+
+        if settings.classes is not None:
+            raise ConfigError(f"classes={settings.classes}: a timm model is counted with its own classes; leave it out")
 
         return _result(settings.architecture, foreign_cost(settings.architecture, settings.resolution), settings)
     architecture = load_architecture(settings.architecture)

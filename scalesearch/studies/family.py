@@ -6,7 +6,7 @@ Each step is a run of its own inside the folder, so the same command again conti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,8 @@ def run(settings: FamilySettings, screen: Screen) -> dict[str, Any]:
     from scalesearch.report import write_report
 
     config = to_mapping(settings)
-    folder = settings.results / (settings.name or run_name("family", config))
+    folder = parts.run_folder(settings.results, settings.name, run_name("family", config))
+    check(settings, folder)
     open_run(folder, "family", config)
     screen.status(f"1 of 3: a baseline for {settings.target_flops:,} multiply-adds")
     baseline = nas.run(_nas(settings, folder), screen)
@@ -53,10 +54,18 @@ def run(settings: FamilySettings, screen: Screen) -> dict[str, Any]:
     screen.status("3 of 3: the family")
     members = scale.run(_scale(settings, folder), screen)
     result = {"run": str(folder), "nas": baseline, "grid": coefficients, **members}
+    result["caveat"] = shows_and_does_not(result)
     parts.write_json(folder / "result.json", result)
     result["report"] = str(write_report([folder / "nas", folder / "grid", folder], folder))
     parts.write_json(folder / "result.json", result)
     return result
+
+
+def check(settings: FamilySettings, folder: Path) -> None:
+    """What is wrong with a later step ends here, before the first one runs."""
+    scale.parse_range(settings.phi, "phi")
+    nas.make_plan(_nas(settings, folder))
+    grid.make_plan(replace(_grid(settings, folder), base="efficientnet_b0"))
 
 
 def _nas(settings: FamilySettings, folder: Path) -> nas.NasSettings:
@@ -93,6 +102,11 @@ def shows_and_does_not(result: dict[str, Any]) -> str:
     data = result["grid"]["data"]
     if base["proxy"] == "none" or data is None:
         return ""
+    first = next((m for m in result["members"] if m["phi"] == 1), None)
+    grows = ""
+    if first:
+        grows = f"On the network itself φ=1 costs {first['cost_ratio']:.2f} times as much, not 2: it rounds differently. "
     return (f"The coefficients come from a stand-in of {base['macs']:,} multiply-adds trained on {data['name']} "
-            f"({data['images']:,} images): they demonstrate the procedure. For coefficients to rely on, "
+            f"({data['images']:,} images): they demonstrate the procedure. "
+            f"{grows}For coefficients to rely on, "
             "run grid on your own images at the size at which you will use the network.")

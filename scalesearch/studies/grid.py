@@ -85,15 +85,15 @@ class Plan:
 def run(settings: GridSettings, screen: Screen) -> dict[str, Any]:
     """Train every distinct network of the grid, compare them, name the coefficients. The same command again continues."""
     plan = make_plan(settings)
-    say_plan(plan, settings, screen)
     config = to_mapping(settings)
-    folder = settings.results / (settings.name or run_name("grid", config))
+    folder = parts.run_folder(settings.results, settings.name, run_name("grid", config))
     open_run(folder, "grid", config)
-    started = time.monotonic()
+    say_plan(plan, settings, screen)
+    started, before = time.monotonic(), len(RecordFile(folder / "records.jsonl").read())
     with RecordFile(folder / "records.jsonl") as records:
         _train_all(plan, settings, records, folder, screen)
     result = summarise(plan, settings, records.read(), folder)
-    result["seconds"] = time.monotonic() - started
+    result["seconds"] = parts.seconds_in_all(folder, time.monotonic() - started, len(records.read()) - before)
     _write(result, folder, plan, records, settings)
     return result
 
@@ -105,18 +105,19 @@ def seeds(settings: GridSettings) -> range:
 
 def make_plan(settings: GridSettings) -> Plan:
     """The base at the size at which it is trained, and the distinct networks of both constraints."""
-    if settings.folds < 1 or settings.repeats < 1:
-        raise ConfigError(f"folds={settings.folds} repeats={settings.repeats}: both are at least 1")
+    if not 1 <= settings.folds <= 20 or settings.repeats < 1:
+        raise ConfigError(f"folds={settings.folds} repeats={settings.repeats}: both are at least 1, folds at most 20")
+    if not 0 < settings.confidence < 1:
+        raise ConfigError(f"confidence={settings.confidence:g}: it lies between 0 and 1, such as confidence=0.95")
+    if not 0 < settings.tolerance < 1 or not 0 < settings.nominal_tolerance < 1:
+        raise ConfigError(f"tolerance={settings.tolerance:g} nominal_tolerance={settings.nominal_tolerance:g}: both lie between 0 and 1")
     if settings.phi == 0:
         raise ConfigError("phi=0: every network of the grid would be the base itself; write phi=1")
     evaluator = parts.load_evaluator(str(settings.evaluator["name"]), settings.evaluator, settings.data, settings.recipe,
                                      folds=settings.folds)
     whole = load_architecture(settings.base)
-    proxy = choose_proxy(settings.proxy, whole, evaluator)
-    base = load_proxy(proxy)(whole, classes=_classes(evaluator, whole))
-    evaluator.check(base)
     constraint, other = (("realised", "nominal") if settings.constraint == "realised" else ("nominal", "realised"))
-    space, own = grid_of(settings, base, constraint)
+    proxy, base, space, own = first_fitting(settings, whole, evaluator, constraint)
     _, others = grid_of(settings, base, other) if settings.compare else (space, ())
     networks = {scaled.architecture.id: scaled for scaled in (*others, *own)}
     realised, nominal = (own, others) if constraint == "realised" else (others, own)
@@ -124,18 +125,32 @@ def make_plan(settings: GridSettings) -> Plan:
     return Plan(base, proxy, space, tuple(realised), tuple(nominal), tuple(networks.values()), evaluator, workers)
 
 
-def choose_proxy(name: str, base: Architecture, evaluator: Any) -> str:
-    """`auto` takes the network itself where the images are large enough for it, else the stand-in for their size."""
+def first_fitting(settings: GridSettings, whole: Architecture, evaluator: Any,
+                  constraint: Any) -> tuple[str, Architecture, CompoundSpace, Sequence[ScaledNetwork]]:
+    """The first proxy at which the grid has enough networks: how a stand-in rounds depends on the base."""
+    proxies = choose_proxies(settings.proxy, whole, evaluator)
+    for proxy in proxies:
+        base = load_proxy(proxy)(whole, classes=_classes(evaluator, whole))
+        evaluator.check(base)
+        try:
+            return proxy, base, *grid_of(settings, base, constraint)
+        except BudgetError:
+            if proxy == proxies[-1]:
+                raise
+    raise AssertionError("choose_proxies names at least one")
+
+
+def choose_proxies(name: str, base: Architecture, evaluator: Any) -> list[str]:
+    """`auto`: the network itself where the images are large enough for it, else the stand-ins for their size."""
     if name != "auto":
         load_proxy(name)
-        return name
-    data = getattr(evaluator, "data", None)
-    size = evaluator.dataset().size if data is not None else base.resolution
+        return [name]
+    size = evaluator.dataset().size if getattr(evaluator, "data", None) is not None else base.resolution
     if size >= base.resolution:
-        return "none"
+        return ["none"]
     sizes = {key: proxy.resolution for key, proxy in PROXIES.items() if proxy.resolution}
-    fitting = {key: pixels for key, pixels in sizes.items() if pixels <= size} or {min(sizes, key=sizes.__getitem__): 0}
-    return max(fitting, key=fitting.__getitem__)
+    pixels = max((p for p in sizes.values() if p <= size), default=min(sizes.values()))
+    return [key for key, p in sizes.items() if p == pixels]
 
 
 def _classes(evaluator: Any, base: Architecture) -> int:
@@ -339,6 +354,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     screen.print(f"base      {parts.percent(result['base']['accuracy'], 2)} at 1× ({result['base']['architecture']['name']})")
     screen.print(f"method    {result['method']}")
     screen.print(f"accuracy  {result['note']}")
+    if result["data"] is not None and (best["mean"] or 0.0) < 2 / result["data"]["classes"]:
+        screen.print("warning   the best is hardly above chance: train longer (recipe.epochs) before reading anything into this")
     screen.print(f"run       {result['run']}")
     if "report" in result:
         screen.print(f"report    {result['report']}")

@@ -73,15 +73,16 @@ class Plan:
 def run(settings: NasSettings, screen: Screen) -> dict[str, Any]:
     """Search, then put the winner beside the stock baseline. The same command again continues."""
     plan = make_plan(settings)
-    say_plan(plan, settings, screen)
     config = to_mapping(settings)
-    folder = settings.results / (settings.name or run_name("nas", config))
+    folder = parts.run_folder(settings.results, settings.name, run_name("nas", config))
     open_run(folder, "nas", config)
+    say_plan(plan, settings, screen)
     with RecordFile(folder / "records.jsonl") as records:
         baseline = evaluate_networks([plan.baseline], plan.evaluator, plan.objective, records=records, origin="baseline",
                                      seeds=range(settings.repeats), executor=settings.executor, workers=plan.workers, folder=folder)
         found = _search(plan, settings, records, folder, screen)
     result = summarise(plan, found, baseline, folder)
+    result["seconds"] = parts.seconds_in_all(folder, found.seconds, found.evaluated)
     _write(plan, result, found, folder, settings)
     return result
 
@@ -98,6 +99,8 @@ def make_plan(settings: NasSettings) -> Plan:
     trials = settings.trials if settings.trials is not None else (500 if evaluator.inline else 24)
     if trials < 1 or settings.repeats < 1:
         raise ConfigError(f"trials={trials} repeats={settings.repeats}: both are at least 1")
+    if not 0 <= settings.seed < 2**32:
+        raise ConfigError(f"seed={settings.seed}: a whole number from 0 to 2^32 - 1")
     objective = load_objective(settings.objective, target)
     workers = parts.worker_count(settings.workers, evaluator.inline, getattr(evaluator, "device", ""))
     return Plan(space, evaluator, space.baseline, target, window, feasible, objective, trials, workers)
@@ -239,8 +242,9 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     screen.print(result["note"])
     if verified:
         lead, verified_lead = best["accuracy"] - baseline["accuracy"], best["verified_accuracy"] - baseline["verified_accuracy"]
+        verdict = "both see it ahead" if min(lead, verified_lead) > 0 else "they do not both see it ahead: no better than stock"
         screen.print(f"lead over {baseline['architecture']['name']}: {100 * lead:+.2f} points by the model that searched, "
-                     f"{100 * verified_lead:+.2f} by a second one fitted on the other half of the rows; the difference is optimism")
+                     f"{100 * verified_lead:+.2f} by a second one fitted on the other half of the rows (less optimism): {verdict}")
     network = load_architecture(Path(result["run"]) / "best.yaml")
     screen.table(["stage", "op", "kernel", "expansion", "channels", "layers", "squeeze-excite"],
                  [[f"stage{n}", s.op, s.kernel, s.expansion, s.channels, s.layers, s.se_ratio or "–"]

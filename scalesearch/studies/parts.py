@@ -36,11 +36,11 @@ def load_evaluator(name: str, settings: Mapping[str, Any] | None, data: Mapping[
 
 def worker_count(workers: int | None, inline: bool, device: str = "") -> int:
     """0 (this process) for evaluators of microseconds, one process a CPU core, one for a GPU."""
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers}: at least one process evaluates")
     if inline:
         return 0
     if workers is not None:
-        if workers < 1:
-            raise ConfigError(f"workers={workers}: at least one process evaluates")
         return workers
     return 1 if device.startswith("cuda") else max(1, os.process_cpu_count() if hasattr(os, "process_cpu_count") else _cores())
 
@@ -80,8 +80,27 @@ def read_result(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
     if not path.is_file():
         raise RunError(f"{folder}: no finished run here (no result.json); run the command that makes it first")
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise RunError(f"{path}: broken; run the command that made it again, which rewrites it from the records") from None
     return result
+
+
+def run_folder(results: Path, name: str | None, otherwise: str) -> Path:
+    """The folder of a run; a name that leads out of `results` is refused."""
+    if name is not None and (Path(name).name != name or name in (".", "..")):
+        raise ConfigError(f"name={name}: a plain folder name; results=PATH says where run folders are kept")
+    return results / (name or otherwise)
+
+
+def seconds_in_all(folder: Path, seconds: float, evaluated: int) -> float:
+    """The run's time over all calls; one that evaluated nothing adds nothing."""
+    try:
+        before = float(read_result(folder).get("seconds", 0.0))
+    except RunError:
+        before = 0.0
+    return before + (seconds if evaluated or not before else 0.0)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

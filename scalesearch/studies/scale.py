@@ -11,6 +11,7 @@ from scalesearch.architecture import Architecture, load_architecture
 from scalesearch.config import convert, format_count, parse_count, to_mapping
 from scalesearch.cost import cost_of
 from scalesearch.errors import ConfigError
+from scalesearch.records import write_atomic
 from scalesearch.scaling import ScalingRule, load_rule, solve_phi
 from scalesearch.screen import Screen
 
@@ -65,9 +66,10 @@ def phis(settings: ScaleSettings, rule: ScalingRule, base: Architecture) -> list
     targets = settings.targets or settings.target_flops
     if targets is None:
         return parse_range(settings.phi, "phi")
-    budgets = [parse_count(part, "targets") for part in targets.strip("[]()").split(",") if part.strip()]
+    name = "targets" if settings.targets else "target_flops"
+    budgets = [parse_count(part, name) for part in targets.strip("[]()").split(",") if part.strip()]
     if not budgets or min(budgets) <= 0:
-        raise ConfigError(f"targets={targets}: budgets are positive, such as targets=100M,200M,1G")
+        raise ConfigError(f"{name}={targets}: budgets are positive, such as targets=100M,200M,1G")
     return [solve_phi(rule, base, budget) for budget in budgets]
 
 
@@ -83,7 +85,10 @@ def parse_range(text: str, name: str) -> list[float]:
         if high < low or high - low > 100:
             raise ConfigError(f"{name}={text}: a range goes from low to high, such as {name}=0..7")
         return [low + step for step in range(int(math.floor(high - low + 1e-9)) + 1)]
-    return list(convert(text, tuple[float, ...], name))
+    values = list(convert(text, tuple[float, ...], name))
+    if not values:
+        raise ConfigError(f"{name}={text}: write a number, a list such as 0.5,1,2 or a range such as 0..7")
+    return values
 
 
 def member(rule: ScalingRule, base: Architecture, phi: float) -> dict[str, Any]:
@@ -103,10 +108,13 @@ def member(rule: ScalingRule, base: Architecture, phi: float) -> dict[str, Any]:
 
 def write_members(members: list[dict[str, Any]], folder: Path) -> None:
     """Each member as a yaml file that every command accepts as architecture=PATH."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for row in members:
-        network = Architecture.from_mapping(row["architecture"])
-        (folder / f"{network.name}.yaml").write_text(network.to_yaml(), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for row in members:
+            network = Architecture.from_mapping(row["architecture"])
+            write_atomic(folder / f"{network.name}.yaml", network.to_yaml())
+    except OSError as error:
+        raise ConfigError(f"output={folder}: cannot be written ({error.strerror or error})") from None
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

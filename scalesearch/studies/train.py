@@ -45,10 +45,10 @@ def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
     network = fit_to_data(load_architecture(settings.architecture), evaluator, settings.resolution)
     evaluator.check(network)
     workers = min(parts.worker_count(settings.workers, evaluator.inline, settings.device), len(settings.seeds))
-    say_plan(network, evaluator, settings, workers, screen)
     config = to_mapping(settings)
-    folder = settings.results / (settings.name or run_name("train", config))
+    folder = parts.run_folder(settings.results, settings.name, run_name("train", config))
     open_run(folder, "train", config)
+    say_plan(network, evaluator, settings, workers, screen)
     with RecordFile(folder / "records.jsonl") as records:
         done = _train(network, evaluator, settings, records, folder, workers, screen)
     result = summarise(network, evaluator, settings, done, folder)
@@ -65,7 +65,7 @@ def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
 def fit_to_data(network: Architecture, evaluator: Any, resolution: int | None) -> Architecture:
     """The network with the data's classes, at `resolution` or at the size of the stored images."""
     images = evaluator.dataset()
-    fitted = network.replace(classes=len(images.classes), resolution=resolution or images.size)
+    fitted = network.replace(classes=len(images.classes), resolution=images.size if resolution is None else resolution)
     return replace(fitted, name=network.name)
 
 
