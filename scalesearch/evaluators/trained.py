@@ -70,6 +70,13 @@ class TrainedEvaluator:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether trainings run on a GPU, where one at a time is the default."""
+        from scalesearch.training.loop import torch_device
+
+        return torch_device(self.device).type == "cuda"
+
+    @property
     def note(self) -> str:
         held_out = f"{self.folds} folds" if self.folds > 1 else "validation split"
         return f"trained on {self.data.name}, {self.recipe.epochs} epochs; accuracy on the {held_out}, not on the test images"

@@ -121,7 +121,7 @@ def make_plan(settings: GridSettings) -> Plan:
     _, others = grid_of(settings, base, other) if settings.compare else (space, ())
     networks = {scaled.architecture.id: scaled for scaled in (*others, *own)}
     realised, nominal = (own, others) if constraint == "realised" else (others, own)
-    workers = parts.worker_count(settings.workers, evaluator.inline, getattr(evaluator, "device", ""))
+    workers = parts.worker_count(settings.workers, evaluator)
     return Plan(base, proxy, space, tuple(realised), tuple(nominal), tuple(networks.values()), evaluator, workers)
 
 

@@ -102,7 +102,7 @@ def make_plan(settings: NasSettings) -> Plan:
     if not 0 <= settings.seed < 2**32:
         raise ConfigError(f"seed={settings.seed}: a whole number from 0 to 2^32 - 1")
     objective = load_objective(settings.objective, target)
-    workers = parts.worker_count(settings.workers, evaluator.inline, getattr(evaluator, "device", ""))
+    workers = parts.worker_count(settings.workers, evaluator)
     return Plan(space, evaluator, space.baseline, target, window, feasible, objective, trials, workers)
 
 

@@ -34,15 +34,15 @@ def load_evaluator(name: str, settings: Mapping[str, Any] | None, data: Mapping[
     return evaluator
 
 
-def worker_count(workers: int | None, inline: bool, device: str = "") -> int:
+def worker_count(workers: int | None, evaluator: Any) -> int:
     """0 (this process) for evaluators of microseconds, one process a CPU core, one for a GPU."""
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}: at least one process evaluates")
-    if inline:
+    if evaluator.inline:
         return 0
     if workers is not None:
         return workers
-    return 1 if device.startswith("cuda") else max(1, os.process_cpu_count() if hasattr(os, "process_cpu_count") else _cores())
+    return 1 if getattr(evaluator, "on_gpu", False) else max(1, os.process_cpu_count() if hasattr(os, "process_cpu_count") else _cores())
 
 
 def _cores() -> int:

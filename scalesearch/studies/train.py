@@ -44,7 +44,7 @@ def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
     evaluator = parts.load_evaluator("trained", {"device": settings.device}, settings.data, settings.recipe)
     network = fit_to_data(load_architecture(settings.architecture), evaluator, settings.resolution)
     evaluator.check(network)
-    workers = min(parts.worker_count(settings.workers, evaluator.inline, settings.device), len(settings.seeds))
+    workers = min(parts.worker_count(settings.workers, evaluator), len(settings.seeds))
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("train", config))
     open_run(folder, "train", config)
