@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scalesearch.evaluators import EVALUATORS, Evaluator
     from scalesearch.executors import EXECUTORS, Executor
     from scalesearch.networks.build import build_model
+    from scalesearch.networks.pretrained import load_model
     from scalesearch.objective import AccuracyReward, SoftReward, Window
     from scalesearch.records import Evaluation, Failure, Record, RecordFile
     from scalesearch.report import write_report
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from scalesearch.search import SearchResult, run_search
     from scalesearch.spaces import SPACES, Parameter, Space, load_space
     from scalesearch.spaces.feasible import feasible_set
+    from scalesearch.training.checkpoint import Checkpoint
+    from scalesearch.training.data import DataSettings, load_data
+    from scalesearch.training.loop import EpochStats, train
+    from scalesearch.training.recipe import Recipe
 
 __version__ = "0.1.0"
 
@@ -44,6 +49,7 @@ _MODULES = {
     "scalesearch.evaluators": ("EVALUATORS", "Evaluator"),
     "scalesearch.executors": ("EXECUTORS", "Executor"),
     "scalesearch.networks.build": ("build_model",),
+    "scalesearch.networks.pretrained": ("load_model",),
     "scalesearch.objective": ("AccuracyReward", "SoftReward", "Window"),
     "scalesearch.records": ("Evaluation", "Failure", "Record", "RecordFile"),
     "scalesearch.report": ("write_report",),
@@ -52,15 +58,20 @@ _MODULES = {
     "scalesearch.search": ("SearchResult", "run_search"),
     "scalesearch.spaces": ("SPACES", "Parameter", "Space", "load_space"),
     "scalesearch.spaces.feasible": ("feasible_set",),
+    "scalesearch.training.checkpoint": ("Checkpoint",),
+    "scalesearch.training.data": ("DataSettings", "load_data"),
+    "scalesearch.training.loop": ("EpochStats", "train"),
+    "scalesearch.training.recipe": ("Recipe",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "EVALUATORS", "EXECUTORS", "SAMPLERS", "SPACES", "AccuracyReward", "Architecture", "Cost", "CostTable", "Evaluation",
-    "Evaluator", "Executor", "Failure", "Outcome", "Parameter", "Record", "RecordFile", "Sampler", "ScalesearchError",
-    "ScalingRule", "SearchResult", "SoftReward", "Space", "Stage", "Window", "build_model", "cost_of", "feasible_set",
-    "format_count", "load_architecture", "load_space", "parse_count", "published", "run_search", "solve_phi",
-    "write_report",
+    "EVALUATORS", "EXECUTORS", "SAMPLERS", "SPACES", "AccuracyReward", "Architecture", "Checkpoint", "Cost",
+    "CostTable", "DataSettings", "EpochStats", "Evaluation", "Evaluator", "Executor", "Failure", "Outcome",
+    "Parameter", "Recipe", "Record", "RecordFile", "Sampler", "ScalesearchError", "ScalingRule", "SearchResult",
+    "SoftReward", "Space", "Stage", "Window", "build_model", "cost_of", "feasible_set", "format_count",
+    "load_architecture", "load_data", "load_model", "load_space", "parse_count", "published", "run_search",
+    "solve_phi", "train", "write_report",
 ]
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from scalesearch import stopping
 from scalesearch.config import conf_folder, flatten, from_mapping
 from scalesearch.errors import ConfigError, ScalesearchError, unknown
 from scalesearch.manual import EXPERIMENT, Group, Manual, help_of, help_of_all, preset_names, read_manual
@@ -39,6 +40,7 @@ COMMANDS = {
     "grid": Command("scalesearch.studies.grid", "GridSettings", "find the scaling coefficients alpha, beta, gamma by training"),
     "scale": Command("scalesearch.studies.scale", "ScaleSettings", "scale a network by phi or to a budget"),
     "family": Command("scalesearch.studies.family", "FamilySettings", "from a budget to a family: nas, grid, scale, report"),
+    "data": Command("scalesearch.studies.data", "LookSettings", "look at images before training: classes, splits, sizes, pictures"),
     "train": Command("scalesearch.studies.train", "TrainSettings", "train one network on images"),
     "cost": Command("scalesearch.studies.cost", "CostSettings", "count multiply-adds, parameters and activations"),
     "report": Command("scalesearch.studies.report", "ReportSettings", "write the page, tables and figures of finished runs"),
@@ -54,12 +56,13 @@ _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code is 0, 2 for a mistake of the user, 130 when interrupted."""
+    """Run a command line; the exit code is 0, 2 for a mistake of the user, 130 when interrupted, 143 at SIGTERM."""
     words = sys.argv[1:] if words is None else list(words)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that knows no Greek letters gets a substitute, not a crash.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    stopping.handle_sigterm()
     try:
         code = dispatch(words)
         sys.stdout.flush()
@@ -74,6 +77,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _refuse("interrupted; what was finished is kept, the same command continues from there", error)
         return 130
+    except stopping.Terminated as error:
+        _refuse("asked to stop; what was finished is kept, the same command continues from there", error)
+        return stopping.EXIT_CODE
     except BrokenPipeError:
         # The reader (head, say) has gone; nothing is left to be said to it, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -259,10 +265,10 @@ def _overrides(manual: Manual, chosen: Mapping[str, str]) -> Iterator[str]:
 
 def _choose(composed: Any, group: Group, choice: str | None) -> None:
     """A plug-in's group holds its name and free settings; a group that is left out is null."""
-    if choice == "null" or group.name not in composed:
-        composed[group.name] = None
-    elif choice is not None and choice not in group.files:
+    if choice not in (None, "null") and choice not in group.files:
         composed[group.name] = {"name": choice}
+    elif choice == "null" or group.name not in composed:
+        composed[group.name] = None
 
 
 def _check_nested(key: str, text: str, composed: Any, manual: Manual, chosen: Mapping[str, str]) -> None:

@@ -100,6 +100,29 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a panel: `colour` counts through the palette, lines of one label share a legend entry."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: int = 0
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One pair of axes among several; `steps` draws values that hold until the next one, `log` the vertical scale."""
+
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    steps: bool = False
+    log: bool = False
+    from_zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Scaled:
     """A network of a scaling grid: every (α, β, γ) that builds it, and where it stands."""
 
@@ -202,6 +225,40 @@ def accuracy_against_training(curves: Sequence[Curve], *, accuracy_label: str = 
     axes.set_ylabel(accuracy_label)
     _legend(figure, axes)
     return figure
+
+
+@styled
+def line_panels(panels: Sequence[Panel], *, columns: int = 2) -> Figure:
+    """Small panels side by side, `columns` in a row, with one legend for all; what is not a number is left out."""
+    rows = max(1, math.ceil(len(panels) / columns))
+    figure = Figure(figsize=(10.0, 0.7 + 2.9 * rows))
+    places = figure.subplots(rows, columns, squeeze=False)
+    for axes, panel in zip(places.flat, panels, strict=False):
+        _panel(axes, panel)
+    for axes in list(places.flat)[len(panels):]:
+        axes.set_axis_off()
+    entries = {line.get_label(): line for axes in places.flat for line in axes.lines}
+    shown = [(line, str(label)) for label, line in entries.items() if not str(label).startswith("_")]
+    if shown:
+        figure.legend(*zip(*shown, strict=True), loc="outside lower center", ncols=min(len(shown), 4))
+    return figure
+
+
+def _panel(axes: Axes, panel: Panel) -> None:
+    palette = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
+    for line in panel.lines:
+        points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=palette[line.colour % len(palette)], label=line.label or None,
+                      linestyle=(0, (4, 2)) if line.dashed else "-", linewidth=1.5, alpha=0.9,
+                      marker="o" if len(points) <= 30 and not panel.steps else "", markersize=3.0,
+                      drawstyle="steps-post" if panel.steps else "default")
+    if panel.log:
+        axes.set_yscale("log")
+    elif panel.from_zero:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
 
 
 @styled

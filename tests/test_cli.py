@@ -484,6 +484,15 @@ def test_every_option_of_every_group_composes(command: str) -> None:
         compose(f"experiment={name}", command=command)
 
 
+@pytest.mark.parametrize("group", ["evaluator", "sampler"])  # nothing is chosen in the first by default
+def test_a_plug_in_is_chosen_by_its_name(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scalesearch.evaluators import EVALUATORS
+    from scalesearch.samplers import SAMPLERS
+
+    monkeypatch.setitem({"evaluator": EVALUATORS, "sampler": SAMPLERS}[group]._rows, "mine", lambda: None)
+    assert compose(f"{group}=mine", command="nas")[group] == {"name": "mine"}
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_of_each_command_fits(command: str) -> None:
     text = manual.help_of(command)

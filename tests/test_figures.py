@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from scalesearch import figures
 from scalesearch.analysis import compare_with_best
-from scalesearch.figures import Curve, Mark, Scaled
+from scalesearch.figures import Curve, Line, Mark, Panel, Scaled
 
 
 def marks(count=12, seed=0):
@@ -27,6 +27,10 @@ MEMBERS = [{"phi": 0.0, "cost_ratio": 1.0, "macs": 400, "nominal": {"cost": 1.0}
 SCALED = [Scaled("n0", ((1.2, 1.1, 1.15), (1.25, 1.1, 1.15)), 0.96, tied=True, best=True),
           Scaled("n1", ((1.0, 1.2, 1.2),), 0.95, nominal_choice=True), Scaled("n2", ((1.4, 1.0, 1.2),), 0.94, compared=False)]
 
+PANELS = [Panel("epoch", "loss (nats)", [Line("seed 0", (1, 2, 3), (2.0, float("nan"), 1.0)), Line("training", (1, 2), (3, 2), 1, True)]),
+          Panel("epoch", "training resolution (px)", [Line("", (0, 2, 4), (16, 32, 32))], steps=True, from_zero=True),
+          Panel("epoch", "steps (log scale)", [Line("", (0, 1), (1, 1000))], log=True)]
+
 DRAWN = {
     "cost": lambda: figures.accuracy_against_cost(marks(), baseline=Mark("b0", 385_814_752, 0.657, 0.004), winner=marks()[0],
                                                   window=(3.6e8, 4e8), published=PUBLISHED),
@@ -35,6 +39,7 @@ DRAWN = {
     "coefficients": lambda: figures.coefficient_panels(SCALED),
     "intervals": lambda: figures.comparison_intervals(COMPARISON),
     "family": lambda: figures.family_costs(MEMBERS),
+    "panels": lambda: figures.line_panels(PANELS),
 }
 EMPTY = {
     "cost": lambda: figures.accuracy_against_cost([]),
@@ -44,6 +49,7 @@ EMPTY = {
     "coefficients": lambda: figures.coefficient_panels([]),
     "intervals": lambda: figures.comparison_intervals(compare_with_best({"a": [0.9], "b": [0.8]})),
     "family": lambda: figures.family_costs([{"phi": 0.0, "cost_ratio": 1.0, "macs": 400}]),
+    "panels": lambda: figures.line_panels([Panel("epoch", "loss (nats)", [Line("seed 0", (), ())])]),
 }
 
 
@@ -70,6 +76,7 @@ def test_same_figure_same_bytes(name, tmp_path):
     ("reward", ["evaluation (number, in the order of finishing)", "reward"]),
     ("coefficients", ["α, depth (layers ×)", "β, width (channels ×)", "γ, resolution (pixels ×)", "mean accuracy (%)"]),
     ("intervals", ["mean accuracy (%), 95% interval", "difference to the best (points),\nsimultaneous 95% interval"]),
+    ("panels", ["epoch", "loss (nats)", "training resolution (px)", "steps (log scale)"]),
     ("family", ["φ (compound coefficient)", "multiply-adds, relative to the base (log scale)", "validation accuracy (%)"]),
 ])
 def test_axes_say_what_and_in_which_unit(name, wanted):
@@ -101,6 +108,16 @@ def test_legends_stand_outside_the_axes():
         box = figure.legends[0].get_window_extent()
         assert not any(axes.get_window_extent().overlaps(box) for axes in figure.axes)
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_panels_hold_their_lines_and_share_a_legend():
+    figure = DRAWN["panels"]()
+    loss, size, steps, empty = figure.axes
+    assert [list(line.get_xdata()) for line in loss.lines] == [[1, 3], [1, 2]], "what is not a number is left out"
+    assert [line.get_linestyle() for line in loss.lines] == ["-", "--"] and loss.lines[1].get_color() == figures.ORANGE
+    assert size.lines[0].get_drawstyle() == "steps-post" and size.get_ylim()[0] == 0
+    assert steps.get_yscale() == "log" and not empty.axison
+    assert legend(figure) == ["seed 0", "training"]
 
 
 def test_failures_are_drawn_on_the_edge():

@@ -19,7 +19,7 @@ HEAVY = {"torch", "torchvision", "optuna", "sklearn", "scipy", "fvcore", "matplo
 
 # A module imports from lines above its own, or from its own package. Commas part what stands side by side.
 LADDER = """
-errors
+errors, stopping
 config
 plugins, screen
 architecture

@@ -40,6 +40,7 @@ TYPED = [
     ("cost architecture=timm:resnet50", {"architecture": "timm:resnet50"}),
     ("train architecture=efficientnet_b0 data=parquet data.root=../shared/data/cifar10", {"architecture": "efficientnet_b0"}),
     ("train data=folder 'data.root=/my images/(2026), a=b~'", {"seeds": (0,)}),
+    ("data data=folder data.root=~/images resolution=32", {"resolution": 32}),
     ("report run=results/demo", {"run": (Path("results/demo"),)}),
 ]
 
@@ -92,7 +93,8 @@ def test_cost_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["nas target_flops=400X", "nas target_flops=-1M", "nas target_flops=400MB", "nas target_flops=400",
                                   "nas target_flop=400M", "nsa target_flops=400M", "cost architecture=efficientnet_b00",
-                                  "grid base=nowhere", "report run=nowhere", "train data=folder data.root=nowhere", "nas data=digit"])
+                                  "grid base=nowhere", "report run=nowhere", "train data=folder data.root=nowhere",
+                                  "data data=folder data.root=nowhere", "nas data=digit"])
 def test_a_mistake_is_one_line_and_exit_code_2(line: str, tmp_path: Path) -> None:
     done = run(*shlex.split(line), cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""

@@ -24,15 +24,16 @@ from scalesearch.cost import cost_of
 from scalesearch.errors import ConfigError, EvaluatorError
 from scalesearch.records import Evaluation, write_atomic
 from scalesearch.training.data import Dataset, DataSettings, Split, load_data
-from scalesearch.training.recipe import Recipe
+from scalesearch.training.recipe import Recipe, ends, plan_at
+from scalesearch.training.regularisation import sized
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from scalesearch.training.loop import EpochStats
+    from scalesearch.networks.build import Network
+    from scalesearch.networks.pretrained import Pretrained
+    from scalesearch.training.loop import EpochStats, Statistics
 
 # Raised whenever a change of the trainer changes what it measures, so that old records are not mixed in.
-VERSION = 1
+VERSION = 2
 HISTORY = ("epoch", "accuracy", "loss", "seconds", "training_macs")
 
 
@@ -45,6 +46,8 @@ class TrainedEvaluator:
     device    auto, cpu, cuda or cuda:1
     threads   CPU threads of one training; more are for a single large network. The last bits of
               results depend on it
+    pretrained   weights to start from: timm:NAME, a .safetensors file or a run folder. The network, its
+              padding and BatchNorm epsilon, the mean and deviation of its images are theirs then
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -52,6 +55,7 @@ class TrainedEvaluator:
     folds: int = 1
     device: str = "auto"
     threads: int = 1
+    pretrained: str | None = None
 
     name: ClassVar[str] = "trained"
     inline: ClassVar[bool] = False
@@ -63,10 +67,12 @@ class TrainedEvaluator:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of images, split, recipe, folds and kind of device; decodes the images if nobody did before."""
+        """Hash of images, split, recipe, folds, kind of device and pretrained weights; decodes the images if nobody did before."""
         from scalesearch.training.loop import torch_device
 
-        content = [VERSION, self.dataset().fingerprint, to_mapping(self.recipe), self.folds, torch_device(self.device).type]
+        weights = self.weights()
+        content = [VERSION, self.dataset().fingerprint, to_mapping(self.recipe), self.folds, torch_device(self.device).type,
+                   *([] if weights is None else [weights.digest])]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -79,17 +85,33 @@ class TrainedEvaluator:
     @property
     def note(self) -> str:
         held_out = f"{self.folds} folds" if self.folds > 1 else "validation split"
-        return f"trained on {self.data.name}, {self.recipe.epochs} epochs; accuracy on the {held_out}, not on the test images"
+        how = "trained" if self.pretrained is None else f"fine-tuned from {self.pretrained}"
+        return f"{how} on {self.data.name}, {self.recipe.epochs} epochs; accuracy on the {held_out}, not on the test images"
 
     def dataset(self) -> Dataset:
         """The images, decoded by now and opened once a process."""
         return _dataset(self.data)
 
+    def weights(self) -> Pretrained | None:
+        """The weights to start from, read once a process."""
+        from scalesearch.networks.pretrained import load_pretrained
+
+        return None if self.pretrained is None else load_pretrained(self.pretrained)
+
+    def normalisation(self, seed: int) -> Statistics:
+        """Mean and deviation by which images are normalised: the pretrained weights' own, else those of this seed's training images."""
+        return self._statistics() or _split(self.data, seed % self.folds, self.folds).statistics
+
+    def recipe_for(self, architecture: Architecture) -> Recipe:
+        """The recipe with the regularisation of a network of this size."""
+        return sized(self.recipe, cost_of(architecture).macs)
+
     def expected_training_macs(self, architecture: Architecture) -> float:
-        """Multiply-adds of one whole training: 3 x the network's, for every image of every epoch."""
-        images = len(_split(self.data, 0, self.folds).train)
-        batch = min(self.recipe.batch, images)
-        return 3.0 * cost_of(architecture).macs * self.recipe.epochs * (images // batch * batch)
+        """Multiply-adds of one whole training: 3 x the network's at each epoch's resolution, for every image of every epoch."""
+        from scalesearch.training.loop import images_by_resolution
+
+        images = images_by_resolution(self.recipe, len(_split(self.data, 0, self.folds).train), architecture.resolution)
+        return 3.0 * sum(_macs_at(architecture, resolution) * count for resolution, count in images.items())
 
     def check(self, architecture: Architecture) -> None:
         """EvaluatorError in one line for a network that cannot be trained on these images."""
@@ -98,10 +120,18 @@ class TrainedEvaluator:
             raise EvaluatorError(f"{label} has {architecture.classes} classes, data={self.data.name} has {classes}; set classes={classes}")
         if architecture.image_channels != 3:
             raise EvaluatorError(f"{label} takes {architecture.image_channels} channels; images are stored as RGB, set image_channels=3")
-        if 2 * architecture.resolution <= architecture.total_stride:
-            raise EvaluatorError(f"{label} divides {architecture.resolution} px by {architecture.total_stride}, so its last stride finds "
-                                 f"one pixel only; set resolution={architecture.total_stride} or take one for small images "
-                                 "(efficientnet_b0_small)")
+        stride, recipe = architecture.total_stride, self.recipe
+        if 2 * architecture.resolution <= stride:
+            raise EvaluatorError(f"{label} divides {architecture.resolution} px by {stride}, so its last stride finds "
+                                 f"one pixel only; set resolution={stride} or take one for small images (efficientnet_b0_small)")
+        smallest = min(plan_at(recipe, epoch, architecture.resolution).resolution for epoch in range(recipe.epochs))
+        if 2 * smallest <= stride:
+            raise EvaluatorError(f"{label} divides the {smallest} px that recipe.size={recipe.size} begins with by {stride}, so its last "
+                                 f"stride finds one pixel only; begin with {stride / architecture.resolution:.2f} or more")
+        weights = self.weights()
+        if weights is not None and not weights.fits(architecture):
+            raise EvaluatorError(f"{label}: pretrained={self.pretrained} holds weights of another network, {weights.architecture.name}; "
+                                 "leave out one of the two")
 
     def evaluate(self, architecture: Architecture, *, seed: int, folder: Path | None = None) -> Evaluation:
         """Train with this seed; the accuracy after the last epoch.
@@ -120,39 +150,55 @@ class TrainedEvaluator:
                 history.append(stats)
                 if folder is not None:
                     write_history(folder / "history.csv", history)
-        return self._evaluation(history, split, seed)
+        return self._evaluation(architecture, history, split, seed)
 
     def test_accuracy(self, architecture: Architecture, *, seed: int, folder: Path) -> Evaluation:
         """The accuracy of the finished training in `folder` on the test images, which nothing else reads."""
         from scalesearch.training.loop import evaluate_on
 
         split, test = _split(self.data, seed % self.folds, self.folds), self.dataset().test
-        model = self._model(architecture, seed)
+        model = self.trained_model(architecture, seed=seed, folder=folder)
         with self._resources(architecture):
-            model.load_state_dict(_final_weights(folder / "checkpoint.pt"))
-            accuracy, loss = evaluate_on(model, test, split, self.recipe, resolution=architecture.resolution, device=self.device)
+            accuracy, loss = evaluate_on(model, test, split, self.recipe, resolution=architecture.resolution, device=self.device,
+                                         statistics=self._statistics())
         return Evaluation(accuracy, binomial_deviation(accuracy, len(test)), device=self._device_name(),
                           details={"loss": loss, "test_images": len(test)})
 
+    def trained_model(self, architecture: Architecture, *, seed: int, folder: Path) -> Network:
+        """The network with the weights that the finished training in `folder` ended with."""
+        model = self._model(architecture, seed)
+        model.load_state_dict(_final_weights(folder / "checkpoint.pt"))
+        return model
+
     def _train(self, architecture: Architecture, split: Split, seed: int, folder: Path | None) -> Iterator[EpochStats]:
+        from scalesearch.training.checkpoint import Checkpoint
         from scalesearch.training.loop import train
 
-        return train(self._model(architecture, seed), split, self.recipe, resolution=architecture.resolution,
-                     macs=cost_of(architecture).macs, seed=seed, device=self.device,
-                     checkpoint=None if folder is None else folder / "checkpoint.pt")
+        return train(self._model(architecture, seed), split, self.recipe_for(architecture), resolution=architecture.resolution,
+                     macs=functools.partial(_macs_at, architecture), seed=seed, device=self.device, statistics=self._statistics(),
+                     checkpoint=None if folder is None else Checkpoint(folder / "checkpoint.pt"))
 
-    def _model(self, architecture: Architecture, seed: int) -> nn.Module:
+    def _statistics(self) -> Statistics | None:
+        weights = self.weights()
+        return None if weights is None else weights.normalisation
+
+    def _model(self, architecture: Architecture, seed: int) -> Network:
         from scalesearch.networks.build import build_model
 
-        return build_model(architecture, dropout=self.recipe.dropout, stochastic_depth=self.recipe.stochastic_depth,
-                           bn_momentum=self.recipe.bn_momentum, seed=seed)
+        recipe, weights = self.recipe_for(architecture), self.weights()
+        if weights is not None:
+            return weights.build(classes=self.dataset().classes, resolution=architecture.resolution, dropout=ends(recipe.dropout)[1],
+                                 stochastic_depth=recipe.stochastic_depth, bn_momentum=recipe.bn_momentum, seed=seed)
+        return build_model(architecture, dropout=ends(recipe.dropout)[1], stochastic_depth=recipe.stochastic_depth, padding=recipe.padding,
+                           bn_eps=recipe.bn_eps, bn_momentum=recipe.bn_momentum, initialiser=recipe.initialiser, seed=seed)
 
-    def _evaluation(self, history: Sequence[EpochStats], split: Split, seed: int) -> Evaluation:
+    def _evaluation(self, architecture: Architecture, history: Sequence[EpochStats], split: Split, seed: int) -> Evaluation:
         last, images = history[-1], len(split.validation)
         return Evaluation(
             last.accuracy, binomial_deviation(last.accuracy, images), last.seconds, last.training_macs, self._device_name(),
             {"loss": last.loss, "epochs": last.epoch, "train_images": len(split.train), "validation_images": images,
-             "fold": seed % self.folds, "folds": self.folds, "history_columns": list(HISTORY),
+             "fold": seed % self.folds, "folds": self.folds, "mode": last.mode, "micro_batch": last.micro_batch, "memory": last.memory,
+             "recipe": to_mapping(self.recipe_for(architecture)), "history_columns": list(HISTORY),
              "history": [[getattr(stats, column) for column in HISTORY] for stats in history]})
 
     @contextlib.contextmanager
@@ -160,15 +206,17 @@ class TrainedEvaluator:
         """The thread count while training on a CPU, and running out of memory as one line."""
         import torch
 
+        from scalesearch.training.step import is_out_of_memory
+
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise EvaluatorError(f"out of memory on {self._device_name()}: batch {self.recipe.batch} at {architecture.resolution} px "
-                                 "does not fit; lower recipe.batch") from None
+                                 "does not fit, nor do its micro-batches; lower recipe.batch or the resolution") from None
         finally:
             torch.set_num_threads(before)
             if torch.cuda.is_available():
@@ -198,6 +246,12 @@ def write_history(path: Path, history: Sequence[EpochStats]) -> None:
     write_atomic(path, text.getvalue())
 
 
+@functools.lru_cache(maxsize=64)
+def _macs_at(architecture: Architecture, resolution: int) -> float:
+    """Multiply-adds per image at another resolution than the network's own."""
+    return cost_of(architecture.replace(resolution=resolution)).macs
+
+
 @functools.lru_cache(maxsize=4)
 def _dataset(settings: DataSettings) -> Dataset:
     """Opened once a process, whatever the number of candidates."""
@@ -212,17 +266,10 @@ def _split(settings: DataSettings, fold: int, folds: int) -> Split:
 def _final_weights(path: Path) -> dict[str, Any]:
     import torch
 
-    from scalesearch.training.loop import load_checkpoint
+    from scalesearch.training.checkpoint import load_checkpoint
 
     state = load_checkpoint(path, torch.device("cpu"))
     if state is None:
         raise EvaluatorError(f"{path}: no finished training here; run it again")
     weights: dict[str, Any] = state["averaged"] or state["model"]
     return weights
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    # On a CPU torch raises a plain RuntimeError from its allocator.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error)

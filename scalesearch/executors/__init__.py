@@ -60,7 +60,7 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop at once; jobs still running are given up. `start` may follow."""
+        """Stop; jobs still running are given up, a training leaves its checkpoint. `start` may follow."""
         ...
 
 

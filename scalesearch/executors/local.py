@@ -3,7 +3,7 @@
 A worker is a process and a pipe. It is started fresh (spawn), so that no thread pool or CUDA context
 of the driver is copied into it, loads the evaluator once, and then evaluates what comes through the
 pipe. A worker that is killed takes one job with it, and that job is tried once more on a new worker.
-A worker ends with its driver, however the driver ends.
+A worker ends with its driver, however the driver ends; asked to stop, it writes its checkpoint first.
 
 Scripts that start workers are imported by them, and so need `if __name__ == "__main__":` around
 what they do; classes defined in such a script can be evaluators. In a notebook or `python -c`, write
@@ -26,12 +26,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from scalesearch import stopping
 from scalesearch.errors import ConfigError, EvaluatorError
 from scalesearch.evaluators import Evaluator
 from scalesearch.executors import Finished, Job, cause_of, run_job
 from scalesearch.records import Evaluation, Failure
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Seconds for a training that is asked to stop to end its step and write its checkpoint.
+_GRACE = 15.0
 
 
 class LocalExecutor:
@@ -80,6 +83,8 @@ class LocalExecutor:
 
     def close(self) -> None:
         atexit.unregister(self.close)
+        for worker in self._workers:  # all of them first, so that they write their checkpoints side by side
+            worker.ask_to_stop()
         for worker in self._workers:
             worker.stop()
 
@@ -128,15 +133,19 @@ class _Worker:
         self.job = None
         return finished
 
+    def ask_to_stop(self) -> None:
+        """A busy worker ends after its step, an idle one has nothing to end."""
+        if self._process is not None and self.job is not None:
+            self._process.terminate()
+
     def stop(self) -> None:
-        """End the process, at once if it is busy."""
+        """End the process; a training writes its checkpoint first."""
+        self.ask_to_stop()
         process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
         if process is None or pipe is None:
             return
-        if self.job is not None:
-            process.terminate()
         pipe.close()  # an idle worker leaves when its pipe closes
-        process.join(2)
+        process.join(_GRACE)
         if process.is_alive():
             process.kill()
             process.join()
@@ -182,6 +191,7 @@ _DIED = "died"
 def _work(pipe: Connection[Any, Any], pickled: bytes, threads: int) -> None:
     """A worker's life: load the evaluator, then evaluate job after job until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    stopping.handle_sigterm()
     os.dup2(2, 1)  # whatever an evaluator prints must not mix with the driver's results on stdout
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -1,1 +1,1 @@
-"""Torch networks: `build` (blocks to modules), `weights` (files and timm), `foreign` (the cost of any timm model)."""
+"""Torch networks: `build` (blocks to modules), `weights` (files), `pretrained` (what to start from), `foreign` (any timm model's cost)."""

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,6 +23,7 @@ from scalesearch.architecture import Architecture, Block, blocks, load_architect
 from scalesearch.errors import ConfigError, unknown
 
 Padding = Literal["symmetric", "same"]
+Initialiser = Literal["tensorflow", "torchvision", "pycls"]
 Modules = OrderedDict[str, nn.Module]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -31,7 +32,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def build_model(architecture: Architecture | str, *, dropout: float = 0.0, stochastic_depth: float = 0.0,
                 padding: Padding = "symmetric", bn_eps: float = 1e-3, bn_momentum: float = 0.01,
-                seed: int | None = None) -> Network:
+                initialiser: Initialiser = "tensorflow", seed: int | None = None) -> Network:
     """A freshly initialised network in training mode, on torch's default device.
 
     dropout           rate before the classifier
@@ -40,6 +41,7 @@ def build_model(architecture: Architecture | str, *, dropout: float = 0.0, stoch
                       one pixel more at the bottom and right where stride makes it uneven (timm's tf_*)
     bn_eps, bn_momentum   1e-3 and 0.01 (0.99 in TensorFlow's terms) are EfficientNet's;
                       timm's plain efficientnet_* have 1e-5 and 0.1
+    initialiser       tensorflow · torchvision · pycls: how weights are drawn; `initialise` says what differs
     seed              initialise from this seed alone and leave torch's global generator untouched;
                       None draws from the global generator
 
@@ -51,26 +53,29 @@ def build_model(architecture: Architecture | str, *, dropout: float = 0.0, stoch
     """
     _check("dropout", dropout)
     _check("stochastic_depth", stochastic_depth)
-    if padding not in ("symmetric", "same"):
-        raise ConfigError(unknown("padding", padding, ("symmetric", "same")))
+    for setting, value, known in (("padding", padding, get_args(Padding)), ("initialiser", initialiser, get_args(Initialiser))):
+        if value not in known:
+            raise ConfigError(unknown(setting, value, known))
     architecture = load_architecture(architecture)
     device = torch.get_default_device()
     with torch.device("meta"):  # no memory, and no random numbers for weights that are drawn below
-        model = Network(architecture, _modules(architecture, Layers(padding, bn_eps, bn_momentum), dropout, stochastic_depth))
+        modules = _modules(architecture, Layers(padding, bn_eps, bn_momentum), dropout, stochastic_depth)
+        model = Network(architecture, modules, padding)
     if device.type == "meta":
         return model
     model.to_empty(device="cpu")
     # Drawn on the CPU wherever it is going, so that a seed means the same weights on every device.
-    initialise(model, None if seed is None else Generator("cpu").manual_seed(seed))
+    initialise(model, None if seed is None else Generator("cpu").manual_seed(seed), initialiser)
     return model.to(device)
 
 
 class Network(nn.Sequential):
-    """Stem, stages, head, then pool, dropout and classifier; `.architecture` says what was built."""
+    """Stem, stages, head, then pool, dropout and classifier; `.architecture` and `.padding` say what was built."""
 
-    def __init__(self, architecture: Architecture, modules: Modules) -> None:
+    def __init__(self, architecture: Architecture, modules: Modules, padding: Padding = "symmetric") -> None:
         super().__init__(modules)
         self.architecture = architecture
+        self.padding: Padding = padding
 
     @property
     def features(self) -> nn.Sequential:
@@ -269,25 +274,43 @@ def _branch(block: Block, layers: Layers) -> Iterator[tuple[str, nn.Module]]:
             raise AssertionError(f"no module for op {block.op}")
 
 
-def initialise(model: nn.Module, generator: Generator | None = None) -> None:
-    """Fresh weights, as tensorflow/tpu efficientnet_model.py draws them.
+def initialise(model: nn.Module, generator: Generator | None = None, initialiser: Initialiser = "tensorflow") -> None:
+    """Fresh weights, drawn as one of three well-known libraries draws them.
 
-    Convolutions: Normal(0, sqrt(2 / (k·k·outputs/groups))), which for a depthwise one is sqrt(2)/k;
-    the classifier: Uniform(±1/sqrt(classes)); biases 0; BatchNorm scale 1, shift 0. For ResNet this
-    is He's fan-out initialiser too (arXiv 1502.01852).
+    convolutions   Normal(0, sqrt(2 / (k·k·outputs))). Only tensorflow divides the outputs by the
+                   groups: a depthwise kernel has deviation sqrt(2)/k there, sqrt(2/outputs)/k elsewhere
+    classifier     tensorflow, torchvision: Uniform(±1/sqrt(classes)) · pycls: Normal(0, 0.01)
+    biases         0; pycls leaves those of squeeze-excite at torch's Uniform(±1/sqrt(inputs))
+    BatchNorm      scale 1, shift 0
+
+    Sources: tensorflow/tpu efficientnet_model.py (timm's _init_weight_goog is the same), torchvision
+    models/efficientnet.py (kaiming_normal_ with mode="fan_out"), facebookresearch/pycls models/blocks.py.
+    For a ResNet all three are He's fan-out initialiser (arXiv 1502.01852).
     """
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-                module.weight.normal_(0, math.sqrt(2 / fan_out), generator=generator)
+                _initialise_convolution(module, generator, initialiser)
             elif isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.out_features)
-                module.weight.uniform_(-bound, bound, generator=generator)
+                if initialiser == "pycls":
+                    module.weight.normal_(0, 0.01, generator=generator)
+                else:
+                    bound = 1 / math.sqrt(module.out_features)
+                    module.weight.uniform_(-bound, bound, generator=generator)
+                module.bias.zero_()
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                module.bias.zero_()
+
+
+def _initialise_convolution(conv: nn.Conv2d, generator: Generator | None, initialiser: Initialiser) -> None:
+    groups = conv.groups if initialiser == "tensorflow" else 1
+    fan_out = conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels // groups
+    conv.weight.normal_(0, math.sqrt(2 / fan_out), generator=generator)
+    if conv.bias is not None and initialiser == "pycls":
+        bound = 1 / math.sqrt(conv.weight[0].numel())
+        conv.bias.uniform_(-bound, bound, generator=generator)
+    elif conv.bias is not None:
+        conv.bias.zero_()
 
 
 def _check(name: str, rate: float) -> None:

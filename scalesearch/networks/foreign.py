@@ -21,7 +21,7 @@ from torch.random import fork_rng
 
 from scalesearch.cost import Cost
 from scalesearch.errors import ConfigError
-from scalesearch.networks.weights import import_timm
+from scalesearch.networks.pretrained import import_timm
 
 Handle = Callable[[list[Any], list[Any]], Counter[str]]
 

@@ -2,6 +2,7 @@
 
     runs.py      a run folder as one value, finished or not
     tables.py    rows for people and for CSV
+    training.py  what is said about `train`: curves, time per epoch, schedules (nas.py, grid.py, family.py likewise)
     sections.py  what is said about one run: headline, figures, tables, plan, spending, provenance
     page.py      write_report(): sections → files
 """

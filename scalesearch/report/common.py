@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from scalesearch.analysis import Interval
-from scalesearch.config import format_count
+from scalesearch.config import format_count, from_mapping, to_mapping
 from scalesearch.errors import ScalesearchError
 from scalesearch.report.runs import Network, Run, histories
 from scalesearch.report.tables import Column, Table, count, percent, plain
@@ -100,6 +100,18 @@ def group(config: Mapping[str, Any], name: str) -> str:
         return str(value) if value else ""
     rest = ", ".join(f"{key}={item}" for key, item in value.items() if key != "name" and item is not None)
     return f"{value['name']} ({rest})" if rest and value.get("name") else str(value.get("name") or rest)
+
+
+def recipe_words(config: Mapping[str, Any]) -> str:
+    """The recipe in one line: the settings that are not the defaults of a Recipe; `Configuration` has all."""
+    from scalesearch.training.recipe import Recipe
+
+    try:
+        given, usual = (to_mapping(recipe) for recipe in (from_mapping(Recipe, config["recipe"]), Recipe()))
+    except (KeyError, ScalesearchError):  # none, or of another version
+        return group(config, "recipe")
+    told = ("epochs", "batch", "optimizer", "learning_rate")
+    return group({"recipe": {key: value for key, value in given.items() if key in told or usual[key] != value}}, "recipe")
 
 
 # ------------------------------------------------------------------ where accuracies come from

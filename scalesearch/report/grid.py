@@ -380,4 +380,4 @@ def plan(run: Run, networks: Sequence[Trained]) -> Facts:
         ("step", str(result.get("step") or config.get("step") or "")), ("triples that fit", common.number(result.get("triples"))),
         ("distinct networks trained", f"{len(networks):,}"), ("folds", str(folds_of(run)) if folds_of(run) > 1 else ""),
         ("trainings of each", str(config.get("repeats") or "")), ("accuracy from", common.evaluator_of(run)),
-        ("images", common.group(config, "data")), ("recipe", common.group(config, "recipe"))])
+        ("images", common.group(config, "data")), ("recipe", common.recipe_words(config))])

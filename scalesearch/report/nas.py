@@ -207,4 +207,4 @@ def plan(run: Run) -> Facts:
         ("reward", str(result.get("reward") or common.group(config, "objective"))), ("sampler", common.group(config, "sampler")),
         ("evaluations planned", common.number(config.get("trials"))), ("trainings of each", str(config.get("repeats") or "")),
         ("accuracy from", common.evaluator_of(run)), ("images", common.group(config, "data")),
-        ("recipe", common.group(config, "recipe")), ("sampler's seed", str(config.get("seed", "")))])
+        ("recipe", common.recipe_words(config)), ("sampler's seed", str(config.get("seed", "")))])

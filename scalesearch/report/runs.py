@@ -184,6 +184,51 @@ def histories(run: Run) -> list[History]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training epoch by epoch: a row has the columns of history.csv as numbers, `mode` as text."""
+
+    id: str
+    seed: int
+    rows: tuple[Mapping[str, Any], ...] = field(repr=False)
+
+    def column(self, name: str) -> tuple[float, ...]:
+        """A column of numbers; not a number where it is not known."""
+        return tuple(_number(row.get(name)) for row in self.rows)
+
+
+_NOTHING = Training("", 0, ())
+# The columns of a record's history where it does not name them.
+_HISTORY = ("epoch", "accuracy", "loss", "seconds", "training_macs")
+
+
+def trainings(run: Run) -> list[Training]:
+    """Every training of the run by seed: history.csv, which has all columns and is there while it runs, else its record."""
+    found: dict[tuple[str, str], Training] = {}
+    for record in run.records:
+        names = record.details.get("history_columns") or _HISTORY
+        rows = [dict(zip(names, row, strict=False)) for row in record.details.get("history") or () if isinstance(row, list | tuple)]
+        found[record.id, f"{record.fingerprint}-s{record.seed}"] = Training(record.id, record.seed, _epochs(rows))
+    for path in sorted((run.folder / "candidates").glob("*/*/history.csv")):
+        seed = path.parent.name.rpartition("-s")[2]
+        if seed.isdecimal():
+            key = path.parent.parent.name, path.parent.name
+            found[key] = Training(key[0], int(seed), _epochs(_rows(path)) or found.get(key, _NOTHING).rows)
+    return sorted((training for training in found.values() if training.rows), key=lambda training: training.seed)
+
+
+def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Rows with a number of their epoch, in its order."""
+    return tuple(sorted((row for row in rows if math.isfinite(_number(row.get("epoch")))), key=lambda row: _number(row["epoch"])))
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def _history(id: str, points: Sequence[tuple[float, float] | None]) -> list[History]:
     kept = [p for p in points if p is not None and math.isfinite(p[0]) and math.isfinite(p[1])]
     return [History(id, tuple(p[0] for p in kept), tuple(p[1] for p in kept))] if kept else []
@@ -200,8 +245,12 @@ def _point(row: Any) -> tuple[float, float] | None:
 
 
 def _read_history(path: Path) -> list[tuple[float, float] | None]:
+    return [_point(row) for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [_point(row) for row in csv.DictReader(file)]
+            return [dict(row) for row in csv.DictReader(file)]
     except OSError:
         return []

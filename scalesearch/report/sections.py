@@ -16,8 +16,9 @@ from scalesearch.report.grid import grid_section
 from scalesearch.report.nas import nas_section
 from scalesearch.report.runs import Run
 from scalesearch.report.tables import Column, Table, duration, short
+from scalesearch.report.training import training_section
 
-KINDS = {"nas": nas_section, "grid": grid_section, "scale": family_section, "family": family_section}
+KINDS = {"nas": nas_section, "grid": grid_section, "scale": family_section, "family": family_section, "train": training_section}
 
 
 def section_of(run: Run) -> Section:
@@ -38,13 +39,12 @@ def other_section(run: Run) -> Section:
     if best is not None:
         runs = f" over {plural(len(best.good), 'run')}" if len(best.good) > 1 else ""
         lead = f"{common.called(best)} reaches {at(best.accuracy)}{runs} at {short(best.macs)} multiply-adds."
-    kind = {"train": "Training", "run": "Run"}.get(run.command, common.capital(run.command))
-    section = Section(run, f"{kind}: {run.name}", [lead], common.note_of(run) if run.result.get("note") else [])
+    section = Section(run, f"{common.capital(run.command)}: {run.name}", [lead], common.note_of(run) if run.result.get("note") else [])
     section.pictures.extend(common.training_picture(run, best.id if best else None, None, ""))
     if run.networks:
         section.tables.append(common.network_table(run))
     section.facts.append(("Plan", common.known([("images", common.group(run.config, "data")),
-                                                ("recipe", common.group(run.config, "recipe"))])))
+                                                ("recipe", common.recipe_words(run.config))])))
     return section
 
 
@@ -73,7 +73,7 @@ def spent(run: Run) -> Facts:
         ("distinct networks", f"{len(run.networks):,}"), ("proposals refused", common.number(rejected)),
         ("in-window draws instead", common.number(drawn)),
         ("time of all evaluations", duration(sum(r.seconds for r in run.records))),
-        ("time of the search", duration(seconds) if seconds else ""),
+        ("time of the search", duration(seconds) if seconds and run.command != "train" else ""),
         ("training multiply-adds", f"{tables.big(macs)} (forward and backward)" if macs else "none: nothing was trained"),
         ("devices", ", ".join(sorted({r.device for r in run.records if r.device})))])
 

@@ -84,7 +84,7 @@ class Plan:
 
 def run(settings: GridSettings, screen: Screen) -> dict[str, Any]:
     """Train every distinct network of the grid, compare them, name the coefficients. The same command again continues."""
-    plan = make_plan(settings)
+    plan = make_plan(settings, screen)
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("grid", config))
     open_run(folder, "grid", config)
@@ -103,7 +103,7 @@ def seeds(settings: GridSettings) -> range:
     return range(settings.folds * settings.repeats)
 
 
-def make_plan(settings: GridSettings) -> Plan:
+def make_plan(settings: GridSettings, screen: Screen | None = None) -> Plan:
     """The base at the size at which it is trained, and the distinct networks of both constraints."""
     if not 1 <= settings.folds <= 20 or settings.repeats < 1:
         raise ConfigError(f"folds={settings.folds} repeats={settings.repeats}: both are at least 1, folds at most 20")
@@ -113,9 +113,9 @@ def make_plan(settings: GridSettings) -> Plan:
         raise ConfigError(f"tolerance={settings.tolerance:g} nominal_tolerance={settings.nominal_tolerance:g}: both lie between 0 and 1")
     if settings.phi == 0:
         raise ConfigError("phi=0: every network of the grid would be the base itself; write phi=1")
-    evaluator = parts.load_evaluator(str(settings.evaluator["name"]), settings.evaluator, settings.data, settings.recipe,
-                                     folds=settings.folds)
     whole = load_architecture(settings.base)
+    evaluator = parts.load_evaluator(str(settings.evaluator["name"]), settings.evaluator, settings.data, settings.recipe, screen,
+                                     folds=settings.folds)
     constraint, other = (("realised", "nominal") if settings.constraint == "realised" else ("nominal", "realised"))
     proxy, base, space, own = first_fitting(settings, whole, evaluator, constraint)
     _, others = grid_of(settings, base, other) if settings.compare else (space, ())

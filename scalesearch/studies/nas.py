@@ -72,7 +72,7 @@ class Plan:
 
 def run(settings: NasSettings, screen: Screen) -> dict[str, Any]:
     """Search, then put the winner beside the stock baseline. The same command again continues."""
-    plan = make_plan(settings)
+    plan = make_plan(settings, screen)
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("nas", config))
     open_run(folder, "nas", config)
@@ -87,10 +87,10 @@ def run(settings: NasSettings, screen: Screen) -> dict[str, Any]:
     return result
 
 
-def make_plan(settings: NasSettings) -> Plan:
+def make_plan(settings: NasSettings, screen: Screen | None = None) -> Plan:
     """Evaluator, space, target and window; every impossible wish ends here, before any evaluation."""
     name = (settings.evaluator or {}).get("name") or ("trained" if settings.data else "surrogate")
-    evaluator = parts.load_evaluator(name, settings.evaluator, settings.data, settings.recipe)
+    evaluator = parts.load_evaluator(name, settings.evaluator, settings.data, settings.recipe, screen)
     space = load_space(fit_to_images(settings.space, evaluator))
     evaluator.check(space.baseline)
     target = settings.target_flops if settings.target_flops is not None else cost_of(space.baseline).macs

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalesearch.architecture import Architecture
 from scalesearch.config import format_count, to_mapping
@@ -15,12 +18,19 @@ from scalesearch.cost import Cost, cost_of
 from scalesearch.errors import ConfigError, RunError
 from scalesearch.evaluators import EVALUATORS
 from scalesearch.records import Record, write_atomic
+from scalesearch.screen import Progress, Screen
 from scalesearch.search import SearchResult
+
+if TYPE_CHECKING:
+    from scalesearch.training.data import Report
 
 
 def load_evaluator(name: str, settings: Mapping[str, Any] | None, data: Mapping[str, Any] | None,
-                   recipe: Mapping[str, Any] | None, **context: Any) -> Any:
-    """The evaluator of that name; one that takes `data` and `recipe` is given those groups."""
+                   recipe: Mapping[str, Any] | None, screen: Screen | None = None, **context: Any) -> Any:
+    """The evaluator of that name; one that takes `data` and `recipe` is given those groups.
+
+    Images that are not decoded yet are decoded now, with a bar on `screen`.
+    """
     parameters = inspect.signature(EVALUATORS.load(name)).parameters
     groups = {"data": data, "recipe": recipe}
     given = {key: value for key, value in groups.items() if key in parameters and value is not None}
@@ -30,8 +40,29 @@ def load_evaluator(name: str, settings: Mapping[str, Any] | None, data: Mapping[
         raise ConfigError(f"evaluator={name} does not look at images; leave out data=… or write evaluator=trained")
     own = {key: value for key, value in (settings or {}).items() if key != "name"}
     evaluator = EVALUATORS.build({"name": name, **own, **given, **{k: v for k, v in context.items() if k in parameters}})
-    _ = evaluator.fingerprint  # opens the images and looks for the device: what is wrong with them ends here
+    with contextlib.ExitStack() as shown:
+        if screen is not None and "data" in parameters:
+            from scalesearch.training.data import watch_decoding
+
+            shown.enter_context(watch_decoding(shown.enter_context(decoding_shown(screen))))
+        _ = evaluator.fingerprint  # opens the images and looks for the device: what is wrong with them ends here
     return evaluator
+
+
+@contextlib.contextmanager
+def decoding_shown(screen: Screen) -> Iterator[Report]:
+    """A bar for each store that is written with this report; none for images that are stored already."""
+    with contextlib.ExitStack() as bars:
+        bar: Progress | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None or total != bar.total or done < bar.done:
+                bars.close()
+                bar = bars.enter_context(screen.progress(total, "decode"))
+            bar.set(done)
+
+        yield report
 
 
 def worker_count(workers: int | None, evaluator: Any) -> int:
@@ -42,10 +73,11 @@ def worker_count(workers: int | None, evaluator: Any) -> int:
         return 0
     if workers is not None:
         return workers
-    return 1 if getattr(evaluator, "on_gpu", False) else max(1, os.process_cpu_count() if hasattr(os, "process_cpu_count") else _cores())
+    return 1 if getattr(evaluator, "on_gpu", False) else cores()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -53,6 +85,40 @@ def unless_interrupted(found: SearchResult) -> SearchResult:
     """The result of a search; KeyboardInterrupt where Ctrl-C ended it, so that no verdict is written on half of it."""
     if found.interrupted:
         raise KeyboardInterrupt
+    return found
+
+
+@contextlib.contextmanager
+def epochs_watched(folder: Path, show: Callable[[int, float], None], seconds: float = 0.5) -> Iterator[None]:
+    """Inside, `show(epochs finished, best accuracy)` whenever a training under the run folder has finished one.
+
+    Trainings write their history after every epoch, in whatever process they run; this reads it.
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        seen = -1
+        while not done.wait(seconds):
+            accuracies = finished_epochs(folder)
+            if accuracies and len(accuracies) != seen:
+                seen = len(accuracies)
+                show(seen, max(accuracies))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def finished_epochs(folder: Path) -> list[float]:
+    """The accuracy after each epoch of each training under the run folder."""
+    found: list[float] = []
+    for path in folder.glob("candidates/*/*/history.csv"):
+        with contextlib.suppress(OSError), path.open(encoding="utf-8", newline="") as file:
+            found += [float(row["accuracy"]) for row in csv.DictReader(file)]
     return found
 
 

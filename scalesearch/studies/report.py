@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalesearch.errors import RunError
+from scalesearch.records import load_manifest
 from scalesearch.screen import Screen
 
 
@@ -30,11 +31,12 @@ def run(settings: ReportSettings, screen: Screen) -> dict[str, Any]:
 
 
 def newest_run(results: Path) -> Path:
-    """The run folder under `results` whose manifest is the newest."""
-    manifests = sorted(results.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    if not manifests:
+    """The run folder under `results` whose manifest is the newest; `data` evaluates nothing that could be reported."""
+    manifests = sorted(results.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = next((path.parent for path in manifests if load_manifest(path.parent).command != "data"), None)
+    if newest is None:
         raise RunError(f"results={results}: no runs here yet; make one with: python -m scalesearch nas target_flops=400M")
-    return manifests[-1].parent
+    return newest
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

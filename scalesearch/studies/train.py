@@ -1,11 +1,17 @@
-"""`train`: one network on the user's images, at one or more seeds, with the test images read once at the end."""
+"""`train`: one network on the user's images, at one or more seeds, with the test images read once at the end.
+
+From fresh weights, or from pretrained ones; either way each seed leaves `weights.safetensors` in its
+folder, from which pretrained=results/<run> goes on. Seeds train side by side; started by torchrun, all
+processes train one seed after the other together.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from scalesearch.analysis import mean_interval
 from scalesearch.architecture import Architecture, load_architecture
@@ -17,13 +23,17 @@ from scalesearch.records import Record, RecordFile, open_run, run_name, write_at
 from scalesearch.screen import Screen
 from scalesearch.search import evaluate_networks
 from scalesearch.studies import parts
+from scalesearch.training.memory import Memory, memory_of
+
+DEFAULT = "efficientnet_b0_small"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """Settings of `train`; conf/train.yaml says what each means."""
 
-    architecture: str = "efficientnet_b0_small"
+    architecture: str | None = None
+    pretrained: str | None = None
     resolution: int | None = None
     seeds: tuple[int, ...] = (0,)
     workers: int | None = None
@@ -39,18 +49,29 @@ class TrainSettings:
 
 def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
     """Train at every seed, then read the test images. The same command again continues an interrupted training."""
+    from scalesearch.training.distributed import join_world, leave_world
+
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds) or min(settings.seeds) < 0:
         raise ConfigError(f"seeds={list(settings.seeds)}: name different whole numbers from 0, such as seeds=0,1,2")
-    evaluator = parts.load_evaluator("trained", {"device": settings.device}, settings.data, settings.recipe)
-    network = fit_to_data(load_architecture(settings.architecture), evaluator, settings.resolution)
+    if settings.architecture is not None:
+        load_architecture(settings.architecture)  # a wrong name ends here, before images are decoded
+    world = join_world()
+    evaluator = parts.load_evaluator("trained", {"device": settings.device, "pretrained": settings.pretrained},
+                                     settings.data, settings.recipe, screen if world.leads else None)
+    network = fit_to_data(choose_network(settings.architecture, evaluator), evaluator, settings.resolution)
     evaluator.check(network)
-    workers = min(parts.worker_count(settings.workers, evaluator), len(settings.seeds))
+    world.check_batch(evaluator.recipe.batch)
+    workers = 1 if world.size > 1 else min(parts.worker_count(settings.workers, evaluator), len(settings.seeds))
+    evaluator = replace(evaluator, threads=max(1, parts.cores() // (workers * world.size)))  # a single training takes all cores
+    if not world.leads:
+        take_part(evaluator)
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("train", config))
     open_run(folder, "train", config)
     say_plan(network, evaluator, settings, workers, screen)
     with RecordFile(folder / "records.jsonl") as records:
         done = _train(network, evaluator, settings, records, folder, workers, screen)
+    leave_world()
     result = summarise(network, evaluator, settings, done, folder)
     write_atomic(folder / "best.yaml", f"# the network of {folder}\n{network.to_yaml()}")
     parts.write_json(folder / "result.json", result)
@@ -62,10 +83,34 @@ def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
     return result
 
 
+def take_part(evaluator: Any) -> NoReturn:
+    """In a process that torchrun started beside the leader: train along, write and print nothing."""
+    from scalesearch.executors.distributed import follow
+    from scalesearch.training.distributed import leave_world
+
+    follow(evaluator)
+    leave_world()
+    raise SystemExit(0)
+
+
+def choose_network(name: str | None, evaluator: Any) -> Architecture:
+    """The one named, else that of the pretrained weights, else the default."""
+    weights = evaluator.weights()
+    network: Architecture = load_architecture(name or DEFAULT) if name or weights is None else weights.architecture
+    if weights is not None and not weights.fits(network):
+        raise ConfigError(f"architecture={name}: pretrained={weights.name} holds weights of another network, {weights.architecture.name}; "
+                          "leave out architecture=")
+    return network
+
+
 def fit_to_data(network: Architecture, evaluator: Any, resolution: int | None) -> Architecture:
-    """The network with the data's classes, at `resolution` or at the size of the stored images."""
-    images = evaluator.dataset()
-    fitted = network.replace(classes=len(images.classes), resolution=images.size if resolution is None else resolution)
+    """The network with the data's classes, at `resolution`.
+
+    Without one at the size of the stored images, and never above that of the pretrained weights.
+    """
+    images, weights = evaluator.dataset(), evaluator.weights()
+    own = images.size if weights is None else min(images.size, weights.architecture.resolution)
+    fitted = network.replace(classes=len(images.classes), resolution=own if resolution is None else resolution)
     return replace(fitted, name=network.name)
 
 
@@ -74,20 +119,48 @@ def say_plan(network: Architecture, evaluator: Any, settings: TrainSettings, wor
     images, cost = evaluator.dataset(), cost_of(network)
     screen.status(f"network   {network.name} at {network.resolution} px, {network.classes} classes: "
                   f"{parts.cost_line(cost.macs, cost.params)}")
+    for line in weights_lines(network, evaluator, settings.resolution):
+        screen.status(f"weights   {line}")
     screen.status(f"images    {images.name}: {len(images.data):,} for training and validation, stored at {images.size} px")
     screen.status(f"cost      {len(settings.seeds)} trainings, about {format_count(evaluator.expected_training_macs(network))} "
                   f"training multiply-adds each, {workers} at a time")
+    screen.status(f"memory    {predicted_memory(network, evaluator).peak / 1e9:.2g} GB predicted at the height of a step, images aside")
+
+
+def weights_lines(network: Architecture, evaluator: Any, resolution: int | None) -> list[str]:
+    """What is taken over from pretrained weights, and what is not."""
+    weights, images = evaluator.weights(), evaluator.dataset()
+    if weights is None:
+        return []
+    there, here = weights.architecture.resolution, network.resolution
+    smaller = [f"trained at {there} px, here {here} px, the size of the stored images; data.size={there} stores larger ones"]
+    return [weights.note(images.classes), *(smaller if resolution is None and here < there else [])]
+
+
+def predicted_memory(network: Architecture, evaluator: Any) -> Memory:
+    """Of a step of this training."""
+    return memory_of(network, evaluator.recipe_for(network), gpu=evaluator.on_gpu, images=len(evaluator.dataset().data))
 
 
 def _train(network: Architecture, evaluator: Any, settings: TrainSettings, records: RecordFile, folder: Path, workers: int,
            screen: Screen) -> Sequence[Record]:
-    with screen.progress(len(settings.seeds), "train") as progress:
+    from scalesearch.executors.distributed import DistributedExecutor
+    from scalesearch.training.distributed import launched
+
+    together = DistributedExecutor() if launched() else None
+    with screen.progress(len(settings.seeds) * evaluator.recipe.epochs, "epochs") as progress, parts.epochs_watched(
+            folder, lambda done, best: progress.set(done, f"best validation accuracy {parts.percent(best, 2)}")):
 
         def on_record(record: Record, done: int, total: int) -> None:
-            progress.set(done, record.failure or f"accuracy {parts.percent(record.accuracy, 2)}")
+            if record.failure:
+                screen.status(f"seed {record.seed}: {record.failure}")
 
-        return evaluate_networks([network], evaluator, AccuracyReward(), records=records, origin="train", seeds=settings.seeds,
-                                 executor=settings.executor, workers=workers, folder=folder, on_record=on_record)
+        done = evaluate_networks([network], evaluator, AccuracyReward(), records=records, origin="train", seeds=settings.seeds,
+                                 executor=together or settings.executor, workers=workers, folder=folder, on_record=on_record)
+        progress.set(len(parts.finished_epochs(folder)))
+    if together is not None:
+        together.close()  # not on the way of an exception, when the other processes leave by themselves
+    return done
 
 
 def summarise(network: Architecture, evaluator: Any, settings: TrainSettings, records: Sequence[Record], folder: Path) -> dict[str, Any]:
@@ -96,14 +169,41 @@ def summarise(network: Architecture, evaluator: Any, settings: TrainSettings, re
     if not good:
         raise RunError(f"{folder}: no training succeeded: {records[0].failure}")
     tests = [evaluator.test_accuracy(network, seed=record.seed, folder=_candidate(folder, record)) for record in good]
+    weights = [keep_weights(network, evaluator, record, test.accuracy, folder) for record, test in zip(good, tests, strict=True)]
     cost = cost_of(network)
     return {"run": str(folder), "id": network.id, "architecture": to_mapping(network), "macs": cost.macs, "params": cost.params,
             "seeds": [record.seed for record in good], "accuracies": [record.accuracy for record in good],
             **_mean("accuracy", [record.accuracy for record in good if record.accuracy is not None]),
             "test_accuracies": [test.accuracy for test in tests], "test_images": tests[0].details["test_images"],
             **_mean("test_accuracy", [test.accuracy for test in tests]), "note": evaluator.note,
+            "pretrained": taken_over(evaluator), "weights": [str(path) for path in weights],
+            "predicted_memory": predicted_memory(network, evaluator).peak,
             "seconds": sum(record.seconds for record in good), "training_macs": sum(record.training_macs for record in good),
             "device": good[0].device, "failures": [record.failure for record in records if not record.ok]}
+
+
+def keep_weights(network: Architecture, evaluator: Any, record: Record, test_accuracy: float, folder: Path) -> Path:
+    """Write what a seed ended with, and all that is needed to go on from it, as safetensors."""
+    from scalesearch.networks.pretrained import WEIGHTS_FILE
+    from scalesearch.networks.weights import save_weights
+
+    candidate = _candidate(folder, record)
+    mean, std = evaluator.normalisation(record.seed)
+    metadata = {"mean": list(mean), "std": list(std), "classes": list(evaluator.dataset().classes), "accuracy": record.accuracy,
+                "test_accuracy": test_accuracy, "seed": record.seed}
+    save_weights(evaluator.trained_model(network, seed=record.seed, folder=candidate), candidate / WEIGHTS_FILE,
+                 {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()})
+    return candidate / WEIGHTS_FILE
+
+
+def taken_over(evaluator: Any) -> dict[str, Any] | None:
+    """The pretrained weights, for the command's JSON object."""
+    weights, classes = evaluator.weights(), evaluator.dataset().classes
+    if weights is None:
+        return None
+    return {"name": weights.name, "digest": weights.digest, "replaced": list(weights.replaced(classes)), "padding": weights.padding,
+            "bn_eps": weights.bn_eps, "resolution": weights.architecture.resolution,
+            "normalisation": to_mapping(weights.normalisation), "note": weights.note(classes)}
 
 
 def _candidate(folder: Path, record: Record) -> Path:
@@ -127,6 +227,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
                        f"{parts.duration(result['seconds'])} of training on {result['device']}")
     for failure in result["failures"]:
         screen.print(f"failed  {failure}")
+    if result["pretrained"]:
+        screen.print(f"from    {result['pretrained']['note']}")
     screen.print(f"run     {result['run']}")
     if "report" in result:
         screen.print(f"report  {result['report']}")

@@ -11,6 +11,7 @@ DATASETS = Table("dataset", {
     "digits": "scalesearch.training.sources:digits",
     "folder": "scalesearch.training.sources:folder",
     "parquet": "scalesearch.training.sources:parquet",
+    "imagenet": "scalesearch.training.sources:imagenet",
     "cifar10": "scalesearch.training.torchvision_sets:cifar10",
     "cifar100": "scalesearch.training.torchvision_sets:cifar100",
     "mnist": "scalesearch.training.torchvision_sets:mnist",

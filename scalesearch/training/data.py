@@ -5,15 +5,19 @@ even decoded before. The rest is split into *training* and *validation* images b
 `Dataset.split(fold, folds)`: by the source's own validation images, else by a stratified share
 (folds=1), or so that every image is held out exactly once (folds=K). All images are RGB, uint8,
 [images, side, side, 3]; greyscale ones repeat their channel, so that costs stay comparable.
+
+    DATASETS row(settings) ─→ Source ── choose: test share, limit ──→ Source ── store ──→ Dataset
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 Labels = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+Report = Callable[[int, int], None]
+"""Is told how many images are decoded and how many there are to decode, those of an interrupted run included."""
 
 # A change of the test split would make past results incomparable, so no setting moves it.
 _TEST_SEED = 0
@@ -41,20 +47,23 @@ class DataSettings:
     name         a row of DATASETS: digits, folder, parquet, cifar10 …
     root         folder of the images; for torchvision's sets the place of the download
     size         side of the stored images in px; None: their own side if all are equal, square and
-                 at most 256 px, else 128. Others are scaled by their short side and centre-cropped
+                 at most 256 px, else 128
+    keep         how an image that is not square becomes so. centre: the short side is scaled, the middle
+                 kept · whole: all of it is squashed, for random-resized crops in true proportions
     validation   share of the training images held out where the source has no validation images
     test         share held out for the final test where the source has no test images
     limit        use so many training images only, the same share of each class (None: all)
     seed         picks the validation images and those of `limit`; never the test images
     mirror       whether a mirrored image keeps its class, which allows flips; None: as the source
                  says (digits: no)
-    on_error     an image that cannot be read: refuse names it and stops, skip leaves it out
+    on_error     images that cannot be read: refuse names the first one and stops, skip leaves them out
     cache        folder of the decoded images; None: $SCALESEARCH_CACHE, else ~/.cache/scalesearch
     """
 
     name: str = "digits"
     root: Path | None = None
     size: int | None = None
+    keep: Literal["centre", "whole"] = "centre"
     validation: float = 0.1
     test: float = 0.2
     limit: int | None = None
@@ -77,8 +86,8 @@ class DataSettings:
 class Listing:
     """The images of one part of a source, not yet decoded.
 
-    `read(indices)` yields for each index, in that order, a name for messages and the image: encoded
-    bytes, the path of a file, an array [h, w] or [h, w, 3] of uint8, or a PIL image.
+    `read(indices)`, with ascending indices, yields for each of them a name for messages and the image:
+    encoded bytes, the path of a file, an array [h, w] or [h, w, 3] of uint8, or a PIL image.
     """
 
     labels: Labels
@@ -107,10 +116,15 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images [n, side, side, 3], uint8, memory-mapped, and their class numbers."""
+    """Images [n, side, side, 3], uint8, memory-mapped, and their class numbers.
+
+    `ratios` [n] is the width of each original divided by its height where all of it was squashed into
+    the square (data.keep=whole); None where the squares are cut out of it.
+    """
 
     images: Pixels
     labels: Labels
+    ratios: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -187,33 +201,61 @@ class Dataset:
         return Split(self.data, rows[~held_out], rows[held_out], len(self.classes), self.mirror)
 
 
-def load_data(settings: DataSettings) -> Dataset:
+def load_data(settings: DataSettings, on_progress: Report | None = None) -> Dataset:
     """The images of `settings`, decoded into the cache unless they are there already.
 
+    `on_progress(done, total)` hears of the decoding, else whoever asked for it by `watch_decoding`.
     DataError in one line, naming the file or folder, where something is wrong with them.
     """
     from scalesearch.training import store
 
-    source = carve_test(DATASETS.load(settings.name)(settings), settings.test)
-    check_classes(source)
-    if settings.limit is not None:
-        source = replace(source, train=source.train.take(limit_rows(source, settings.limit, settings.seed)))
-    cache = cache_folder(settings)
-    parts = [source.train] if source.validation is None else [source.train, source.validation]
-    images = store.open_store(cache, source, "train", parts, settings, settings.size)
-    test = source.test
+    report = on_progress or _watcher.get()
+    source = choose(DATASETS.load(settings.name)(settings), settings)
+    stored = store.open_store(source, "train", settings, settings.size, report)
     return Dataset(
-        source.name, source.classes, ImageSet(images.images, images.labels),
-        own_validation=images.counts[1] if source.validation is not None else 0,
-        fingerprint=_fingerprint(images, source, settings), settings=settings,
-        mirror=source.mirror if settings.mirror is None else settings.mirror, skipped=images.skipped,
-        _open_test=None if test is None else lambda: _open_test(cache, source, test, settings, images.images.shape[1]))
+        source.name, source.classes, stored.image_set,
+        own_validation=stored.counts[1] if source.validation is not None else 0,
+        fingerprint=_fingerprint(stored, source, settings), settings=settings,
+        mirror=source.mirror if settings.mirror is None else settings.mirror, skipped=stored.skipped,
+        _open_test=None if source.test is None else functools.partial(_open_test, source, settings, stored.side, report))
+
+
+@contextlib.contextmanager
+def watch_decoding(report: Report) -> Iterator[None]:
+    """Within this block `report(done, total)` hears of all decoding in this thread, however deep the call lies."""
+    token = _watcher.set(report)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+_watcher: ContextVar[Report | None] = ContextVar("watcher", default=None)
+
+
+def choose(source: Source, settings: DataSettings) -> Source:
+    """The images that these settings use: with test images carved out, and no more than `limit` for training."""
+    chosen = carve_test(source, settings.test)
+    check_classes(chosen)
+    if settings.limit is None:
+        return chosen
+    return replace(chosen, train=chosen.train.take(limit_rows(chosen, settings.limit, settings.seed)))
 
 
 def cache_folder(settings: DataSettings) -> Path:
     """Where decoded images are kept."""
     folder = settings.cache or os.environ.get("SCALESEARCH_CACHE") or Path("~/.cache/scalesearch")
     return Path(folder).expanduser()
+
+
+def shown(text: object) -> str:
+    """A name as one line: line ends and what is not text in a file's name are escaped.
+
+    >>> shown("caf\u00e9\n.png")
+    'caf\u00e9\\n.png'
+    """
+    line = str(text)
+    return line if line.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def carve_test(source: Source, share: float) -> Source:
@@ -287,14 +329,13 @@ def _apportion(sizes: Sequence[int], total: int) -> list[int]:
     return quota
 
 
-def _open_test(cache: Path, source: Source, test: Listing, settings: DataSettings, size: int) -> ImageSet:
+def _open_test(source: Source, settings: DataSettings, side: int, report: Report | None) -> ImageSet:
     from scalesearch.training import store
 
-    opened = store.open_store(cache, source, "test", [test], settings, size)
-    return ImageSet(opened.images, opened.labels)
+    return store.open_store(source, "test", settings, side, report or _watcher.get()).image_set
 
 
-def _fingerprint(images: Store, source: Source, settings: DataSettings) -> str:
-    split = [images.digest, source.classes, images.counts, settings.validation, settings.seed,
+def _fingerprint(stored: Store, source: Source, settings: DataSettings) -> str:
+    split = [stored.digest, source.classes, stored.counts, settings.keep, settings.validation, settings.seed,
              source.mirror if settings.mirror is None else settings.mirror]
     return hashlib.sha256(json.dumps(split).encode()).hexdigest()[:12]

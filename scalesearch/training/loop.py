@@ -1,8 +1,9 @@
 """The training loop: a generator of one frozen EpochStats an epoch. Stop by not asking for more.
 
-All randomness of an epoch comes from (seed, epoch), never from torch's global generators, which are
-left as they were. So a training is resumed from a checkpoint of weights and counters alone, and on a
-CPU with the same thread count it goes on bit by bit as if it had not been cut.
+All randomness comes from (seed, epoch) for images and (seed, step) for dropout, never from torch's
+global generators, which are left as they were. So a training is resumed from a checkpoint of weights
+and counters alone, also in the middle of an epoch, and on a CPU with the same thread count it goes
+on bit by bit as if it had not been cut.
 """
 
 from __future__ import annotations
@@ -12,33 +13,41 @@ import copy
 import dataclasses
 import hashlib
 import json
-import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scalesearch import stopping
 from scalesearch.config import to_mapping
 from scalesearch.errors import ConfigError, DataError, EvaluatorError
-from scalesearch.training.augment import Draws, Images, draw_epoch, normalise, shift_and_flip
+from scalesearch.training.augment import Batch, Images, draw_epoch, normalise, training_batches, training_images
+from scalesearch.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from scalesearch.training.data import ImageSet, Split
-from scalesearch.training.kernels import keep_freed_memory, use_small_map_kernels
-from scalesearch.training.recipe import Recipe, ema_at, lr_at
-
-log = logging.getLogger(__name__)
+from scalesearch.training.distributed import World, join_world, shares
+from scalesearch.training.fused import use_cpu_kernels
+from scalesearch.training.kernels import keep_freed_memory
+from scalesearch.training.optimizers import make_optimizer
+from scalesearch.training.recipe import EpochPlan, Recipe, ema_at, lr_at, plan_at
+from scalesearch.training.step import TrainingStep, autocast
 
 # Resized images are kept where they take no more memory than this: bytes on a CPU, share of a GPU's free memory.
 CPU_BUDGET = 2e9
 GPU_SHARE = 0.25
 # Images looked at together in evaluation; on a CPU more than these leave its cache and take twice as long.
 _EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
+# On a GPU a look at the losses makes it wait, so it is taken after so many steps; processes ask each other as often.
+_LOOK = 50
+# With compile=auto: what a compilation is expected to take, in seconds, and how much longer a training must be.
+_COMPILATION, _WORTH_IT = 60.0, 10
+
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of the channels, of pixels in [0, 1]."""
 
 
 class TrainingDiverged(EvaluatorError):
@@ -61,9 +70,13 @@ class EpochStats:
     train_loss         mean over the epoch's steps, with label smoothing
     seconds            training and validation
     images             trained on so far
-    training_macs      multiply-adds spent on them, 3 x the network's per image: forward, and twice
-                       that backward
+    training_macs      multiply-adds spent on them, 3 x the network's per image at the epoch's resolution:
+                       forward, and twice that backward
     learning_rate      of the last step
+    resolution         of the training images in px
+    micro_batch        images that went through the network together
+    memory             peak in bytes on a GPU, None on a CPU
+    mode               how steps were computed: eager, cuda graph, compiled
     """
 
     epoch: int
@@ -74,53 +87,71 @@ class EpochStats:
     images: int
     training_macs: float
     learning_rate: float
+    resolution: int = 0
+    micro_batch: int = 0
+    memory: float | None = None
+    mode: str = "eager"
 
 
-def train(model: nn.Module, split: Split, recipe: Recipe, *, resolution: int, macs: int, seed: int = 0,
-          device: str | torch.device = "auto", checkpoint: Path | None = None) -> Iterator[EpochStats]:
+def train(model: nn.Module, split: Split, recipe: Recipe, *, resolution: int, macs: Callable[[int], float], seed: int = 0,
+          device: str | torch.device = "auto", statistics: Statistics | None = None, checkpoint: Checkpoint | None = None,
+          stop: Callable[[], bool] = stopping.requested) -> Iterator[EpochStats]:
     """Train `model` in place; yields after every epoch, with averaged weights on the side.
 
-    macs          the network's multiply-adds per image at `resolution`
-    checkpoint    written after every epoch. If it exists, its epochs are yielded again, untrained, and
-                  the training goes on after them; one of another training is refused
+    macs          the network's multiply-adds per image as a function of the resolution
+    statistics    what images are normalised by; None: mean and deviation of the training images
+    checkpoint    a training found there is gone on with: its finished epochs are yielded again, untrained;
+                  that of another training is refused
+    stop          asked between steps; when it says so, the checkpoint is written and Terminated raised
 
-    Raises TrainingDiverged at a loss that is not finite. When the generator ends, `model` holds the
-    weights that were evaluated last.
+    Raises TrainingDiverged at a loss that is not finite; the last checkpoint stays. When the generator
+    ends, `model` holds the weights that were evaluated last. Started by torchrun, all processes call
+    this alike, and the first one writes.
     """
-    run = _Run.start(model, split, recipe, resolution, macs, seed, torch_device(device))
-    yield from run.resume(checkpoint)
-    while run.epoch < recipe.epochs:
-        started = time.perf_counter()
-        train_loss = run.train_epoch()
-        accuracy, loss = evaluate(run.evaluated, run.validation, run.mean, run.deviation, run.autocast)
-        run.finish_epoch(accuracy, loss, train_loss, time.perf_counter() - started)
-        if checkpoint is not None:
-            run.save(checkpoint)
-        yield run.history[-1]
+    run = _Run.start(model, split, recipe, resolution, macs, seed, device, statistics, checkpoint)
+    with stopping.listening():
+        yield from run.resume()
+        try:
+            while run.epoch < recipe.epochs:
+                run.begin_epoch()
+                for _ in run.steps():
+                    if run.asked_to_stop(stop):
+                        run.save()
+                        raise stopping.Terminated()
+                    run.save_if_due()
+                run.finish_epoch(*run.evaluate())
+                if run.epoch == recipe.epochs:
+                    run.save()
+                yield run.history[-1]
+        except GeneratorExit:
+            run.save()
+            raise
     model.load_state_dict(run.evaluated.state_dict())
 
 
-def evaluate(model: nn.Module, images: Images, mean: Tensor, deviation: Tensor, autocast: bool = False) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy; the model is left in evaluation mode."""
+def evaluate(model: nn.Module, images: Images, mean: Tensor, deviation: Tensor, bf16: bool = False,
+             world: World = World()) -> tuple[float, float]:  # noqa: B008 (frozen)
+    """Accuracy and mean cross-entropy over all images, each process looking at its share; the model is left in evaluation mode."""
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=images.device)
-    loss = torch.zeros((), dtype=torch.float64, device=images.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=images.device)  # right answers, loss
+    own = torch.arange(world.rank, len(images), world.size)
     with torch.inference_mode():
-        for rows in torch.split(torch.arange(len(images)), _EVALUATION_BATCH.get(images.device.type, 512)):
-            with _autocast(images.device, autocast):
+        for rows in torch.split(own, _EVALUATION_BATCH.get(images.device.type, 512)):
+            with autocast(images.device, bf16):
                 logits = model(normalise(images.take(rows), mean, deviation)).float()
-            labels = images.labels[rows[0]:rows[-1] + 1]
-            correct += (logits.argmax(1) == labels).sum()
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-    return correct.item() / len(images), loss.item() / len(images)
+            labels = images.labels[rows.to(images.device)]
+            sums[0] += (logits.argmax(1) == labels).sum()
+            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+    correct, loss = (world.total(sums) / len(images)).tolist()
+    return correct, loss
 
 
 def evaluate_on(model: nn.Module, data: ImageSet, split: Split, recipe: Recipe, *, resolution: int,
-                device: str | torch.device = "auto") -> tuple[float, float]:
-    """Accuracy and loss of a trained model on other images, normalised as the training images of `split` were."""
+                device: str | torch.device = "auto", statistics: Statistics | None = None) -> tuple[float, float]:
+    """Accuracy and loss of a trained model on other images, normalised as in its training."""
     device = torch_device(device)
     images = Images(data, np.arange(len(data), dtype=np.intp), resolution, device, memory_budget(device))
-    mean, deviation = _statistics(split, device)
+    mean, deviation = _tensors(statistics or split.statistics, device)
     return evaluate(_placed(model, recipe, device), images, mean, deviation, _wants_bf16(recipe, device))
 
 
@@ -129,14 +160,14 @@ def torch_device(name: str | torch.device) -> torch.device:
     if isinstance(name, torch.device):
         return name
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device={name}: no such device; write auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; write device=auto or cpu")
-    return device
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
 
 
 def memory_budget(device: torch.device) -> float:
@@ -144,41 +175,69 @@ def memory_budget(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] * GPU_SHARE if device.type == "cuda" else CPU_BUDGET
 
 
+def steps_per_epoch(images: int, recipe: Recipe) -> int:
+    """Whole batches in an epoch; a set smaller than a batch is one batch."""
+    return max(images // recipe.batch, 1)
+
+
+def images_by_resolution(recipe: Recipe, images: int, resolution: int) -> dict[int, int]:
+    """How many images a whole training looks at, by their resolution in px."""
+    counted: dict[int, int] = {}
+    each = steps_per_epoch(images, recipe) * min(recipe.batch, images)
+    for epoch in range(recipe.epochs):
+        side = plan_at(recipe, epoch, resolution).resolution
+        counted[side] = counted.get(side, 0) + each
+    return counted
+
+
 # ---------------------------------------------------------------------------- one training
 
 @dataclass
 class _Run:
-    """The state of one training between epochs."""
+    """The state of one training: settled things first, then what changes."""
 
     recipe: Recipe
     model: nn.Module
     averaged: nn.Module | None
-    optimizer: torch.optim.Optimizer
-    training: Images
+    step: TrainingStep
+    split: Split
     validation: Images
     mean: Tensor
     deviation: Tensor
-    mirror: bool
-    macs: int
+    resolution: int
+    macs: Callable[[int], float]
     seed: int
-    autocast: bool
+    device: torch.device
+    world: World
     identity: str
+    checkpoint: Checkpoint | None
+    training: Images | None = None
     history: list[EpochStats] = field(default_factory=list)
+    place: int = 0  # steps taken in the epoch under way
+    losses: list[Tensor] = field(default_factory=list)  # theirs, looked at and the same on all processes
+    unseen: list[Tensor] = field(default_factory=list)  # not looked at yet
+    spent: float = 0.0  # seconds of this epoch before `clock`
+    clock: float = 0.0
+    saved: float = 0.0  # when the checkpoint was written, by time.monotonic()
+    written: tuple[int, int] = (0, 0)  # the epoch and place it holds
+    rates: tuple[float, float] = (0.0, 0.0)  # seconds per step of the last two epochs
 
     @classmethod
-    def start(cls, model: nn.Module, split: Split, recipe: Recipe, resolution: int, macs: int, seed: int, device: torch.device) -> _Run:
+    def start(cls, model: nn.Module, split: Split, recipe: Recipe, resolution: int, macs: Callable[[int], float], seed: int,
+              device: str | torch.device, statistics: Statistics | None, checkpoint: Checkpoint | None) -> _Run:
         if len(split.train) < 2:
             raise DataError(f"{len(split.train)} training images; BatchNorm needs at least 2 to a step")
         # A set smaller than a batch is one batch, and the learning rate follows it.
         recipe = dataclasses.replace(recipe, batch=min(recipe.batch, len(split.train)))
-        model = _placed(model, recipe, device)
-        mean, deviation = _statistics(split, device)
-        budget = memory_budget(device)
-        identity = _identity(model, split, recipe, resolution, seed)
-        return cls(recipe, model, copy.deepcopy(model) if recipe.ema else None, make_optimizer(model, recipe),
-                   Images(split.data, split.train, resolution, device, budget),
-                   Images(split.data, split.validation, resolution, device, budget),
-                   mean, deviation, split.mirror, macs, seed, _wants_bf16(recipe, device), identity)
+        world, device = join_world(), torch_device(device)
+        world.check_batch(recipe.batch)
+        model = _placed(model, recipe, device, world)
+        averaged = copy.deepcopy(model) if recipe.ema else None
+        identity = _identity(model, split, recipe, resolution, seed, statistics)
+        step = TrainingStep(model, averaged, make_optimizer(model, recipe), recipe, device, _wants_bf16(recipe, device), world)
+        return cls(recipe, model, averaged, step, split, Images(split.data, split.validation, resolution, device, memory_budget(device)),
+                   *_tensors(statistics or split.statistics, device), resolution, macs, seed, device, world, identity, checkpoint,
+                   saved=time.monotonic())
 
     @property
     def epoch(self) -> int:
@@ -191,132 +250,161 @@ class _Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.training) // self.recipe.batch
+        return steps_per_epoch(len(self.split.train), self.recipe)
 
-    def train_epoch(self) -> float:
-        """One pass over the training images; the mean loss of its steps."""
-        device, first = self.training.device, self.epoch * self.steps_per_epoch
-        seed = _mix(self.seed, self.epoch)
-        draws = draw_epoch(len(self.training), self.training.resolution, self.recipe, self.mirror, Generator().manual_seed(seed))
-        losses: list[Tensor] = []
+    @property
+    def taken(self) -> int:
+        """Steps taken in the whole training."""
+        return self.epoch * self.steps_per_epoch + self.place
+
+    @property
+    def plan(self) -> EpochPlan:
+        return plan_at(self.recipe, self.epoch, self.resolution)
+
+    def begin_epoch(self) -> None:
+        """Images at the epoch's resolution, rates at its strength."""
+        self.clock = time.perf_counter()
+        if self.training is None or self.plan != plan_at(self.recipe, self.epoch - 1, self.resolution):
+            self.training = None  # the old ones make room first
+            self.training = training_images(self.split.data, self.split.train, self.recipe, self.plan, self.device,
+                                            memory_budget(self.device))
+            set_dropout(self.model, self.plan.dropout)
+            self.step.plan_changed()
+        self._consider_compiling()
+
+    def steps(self) -> Iterator[None]:
+        """The rest of the epoch, a step at a time."""
+        assert self.training is not None, "begin_epoch comes first"
+        recipe, seed = self.recipe, mix_seed(self.seed, self.epoch)
+        draws = draw_epoch(len(self.training), self.plan, recipe, self.split.mirror, torch.Generator().manual_seed(seed),
+                           self.training.side, self.training.ratios)
+        places = [slice(i * recipe.batch, (i + 1) * recipe.batch) for i in range(self.place, self.steps_per_epoch)]
         self.model.train()
-        with _seeded(seed, device):  # dropout and stochastic depth take from the global generator
-            for step in range(self.steps_per_epoch):
-                losses.append(self.train_step(step, first + step, draws))
-                # Reading a loss makes a GPU wait, so it is asked now and then and at the end.
-                if device.type == "cpu" or step % 100 == 99 or step == self.steps_per_epoch - 1:
-                    self._check_finite(losses, first)
-        return float(torch.stack(losses).mean())
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        batches = cast(Generator[Batch, None, None], training_batches(self.training, draws, self.plan, recipe, self.mean, self.deviation,
+                                                          shares(self.world, places)))
+        with _own_generators(self.device), contextlib.closing(batches):
+            for batch in batches:
+                torch.manual_seed(mix_seed(self.seed, self.taken, self.world.rank))  # dropout and stochastic depth take from it
+                self.unseen.append(self.step(batch, self._rate(self.taken), ema_at(recipe, self.taken)))
+                self.place += 1
+                self._look_at_losses()
+                yield
 
-    def train_step(self, place: int, step: int, draws: Draws) -> Tensor:
-        """One step on the epoch's `place`-th batch; `step` counts over the whole training."""
-        recipe, rows = self.recipe, slice(place * self.recipe.batch, (place + 1) * self.recipe.batch)
-        indices = draws.order[rows]
-        images = shift_and_flip(self.training.take(indices), draws.down[rows], draws.right[rows], draws.flip[rows])
-        labels = self.training.labels[indices.to(self.training.device)]
-        with _autocast(self.training.device, self.autocast):
-            logits = self.model(normalise(images, self.mean, self.deviation))
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(step)
-        self.optimizer.step()
-        if self.averaged is not None:
-            average(self.averaged, self.model, ema_at(recipe, step))
-        return loss.detach()
+    def evaluate(self) -> tuple[float, float]:
+        """Accuracy and loss on the validation images."""
+        return evaluate(self.evaluated, self.validation, self.mean, self.deviation, _wants_bf16(self.recipe, self.device), self.world)
 
-    def finish_epoch(self, accuracy: float, loss: float, train_loss: float, seconds: float) -> None:
-        images = (self.epoch + 1) * self.steps_per_epoch * self.recipe.batch
-        before = self.history[-1].seconds if self.history else 0.0
-        self.history.append(EpochStats(self.epoch + 1, accuracy, loss, train_loss, before + seconds, images,
-                                       3.0 * self.macs * images, self._rate((self.epoch + 1) * self.steps_per_epoch - 1)))
+    def finish_epoch(self, accuracy: float, loss: float) -> None:
+        last = self.history[-1] if self.history else EpochStats(0, 0, 0, 0, 0.0, 0, 0.0, 0)
+        images = self.steps_per_epoch * self.recipe.batch
+        seconds = self._seconds()
+        self.history.append(EpochStats(
+            self.epoch + 1, accuracy, loss, float(torch.stack(self.losses).mean()), last.seconds + seconds, last.images + images,
+            last.training_macs + 3.0 * self.macs(self.plan.resolution) * images, self._rate(self.taken - 1), self.plan.resolution,
+            min(self.step.micro_batch, self.recipe.batch), self._peak_memory(), self.step.mode))
+        self.place, self.losses, self.spent = 0, [], 0.0
+        self.rates = (self.rates[1], seconds / self.steps_per_epoch)
 
-    def save(self, path: Path) -> None:
-        """Everything needed to go on, whole or not at all."""
-        state = {"identity": self.identity, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "averaged": None if self.averaged is None else self.averaged.state_dict(),
-                 "history": [list(dataclasses.astuple(stats)) for stats in self.history]}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+    def asked_to_stop(self, stop: Callable[[], bool]) -> bool:
+        """Whether to end here; several processes agree on it now and then."""
+        if self.world.size == 1:
+            return stop()
+        return self._time_to_look() and self.world.any(stop(), self.device)
 
-    def resume(self, path: Path | None) -> Sequence[EpochStats]:
-        """Take up the training in `path`, if there is one, and return its finished epochs."""
-        state = load_checkpoint(path, self.training.device) if path is not None else None
+    def save_if_due(self) -> None:
+        if self.checkpoint is not None and self.world.leads and self.checkpoint.due(self.saved):
+            self.save()
+
+    def save(self) -> None:
+        """Everything needed to go on from here, whole or not at all."""
+        if self.checkpoint is None or not self.world.leads or self.written == (self.epoch, self.place):
+            return
+        self._look_at_losses(always=True)
+        state = {"identity": self.identity, "model": self.model.state_dict(), "optimizer": self.step.optimizer.state_dict(),
+                 "averaged": None if self.averaged is None else self.averaged.state_dict(), "micro_batch": self.step.micro_batch,
+                 "history": [list(dataclasses.astuple(stats)) for stats in self.history],
+                 "place": self.place, "losses": [float(loss) for loss in self.losses], "spent": self._seconds() if self.place else 0.0}
+        save_checkpoint(state, self.checkpoint.path)
+        self.saved, self.written = time.monotonic(), (self.epoch, self.place)
+
+    def resume(self) -> Sequence[EpochStats]:
+        """Take up the training in the checkpoint, if there is one, and return its finished epochs."""
+        state = load_checkpoint(self.checkpoint.path, self.device) if self.checkpoint is not None else None
         if state is None:
             return ()
-        if state["identity"] != self.identity:
-            raise EvaluatorError(f"{path}: checkpoint of another training (network, data, recipe or seed); "
-                                 "remove it or choose another folder")
+        if state.get("identity") != self.identity:
+            raise EvaluatorError(f"{self.checkpoint.path if self.checkpoint else ''}: checkpoint of another training "
+                                 "(network, data, recipe or seed); remove it or choose another folder")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.step.load_optimizer(state["optimizer"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         self.history = [EpochStats(*row) for row in state["history"]]
+        self.step.micro_batch, self.place, self.spent = state["micro_batch"], state["place"], state["spent"]
+        self.losses = [torch.tensor(loss) for loss in state["losses"]]
+        self.written = (self.epoch, self.place)
         return tuple(self.history)
 
     def _rate(self, step: int) -> float:
         return lr_at(self.recipe, step, self.recipe.epochs * self.steps_per_epoch)
 
-    def _check_finite(self, losses: Sequence[Tensor], first: int) -> None:
-        recent = losses[-1:] if self.training.device.type == "cpu" else losses
-        finite = torch.isfinite(torch.stack(list(recent)))
+    def _seconds(self) -> float:
+        """Seconds of the epoch under way, over interruptions."""
+        return self.spent + time.perf_counter() - self.clock
+
+    def _time_to_look(self) -> bool:
+        return self.device.type == "cpu" or self.place % _LOOK == 0 or self.place == self.steps_per_epoch
+
+    def _look_at_losses(self, always: bool = False) -> None:
+        """Raise TrainingDiverged at the first loss that is not finite."""
+        if not self.unseen or not (always and self.world.size == 1 or self._time_to_look()):
+            return
+        recent = self.world.mean(torch.stack(self.unseen)).cpu()
+        finite = torch.isfinite(recent)
         if not finite.all():
-            step = first + len(losses) - len(recent) + int((~finite).nonzero()[0])
+            step = self.taken - len(recent) + int((~finite).nonzero()[0])
             raise TrainingDiverged(step, self._rate(step))
+        self.losses += recent
+        self.unseen = []
 
+    def _peak_memory(self) -> float | None:
+        return float(torch.cuda.max_memory_allocated(self.device)) if self.device.type == "cuda" else None
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser; weight decay on weights with two or more dimensions only."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups: Any = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    rate = lr_at(recipe, 0, 1)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, 0.999), foreach=True)
-    if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=rate, alpha=0.9, eps=1e-3, momentum=recipe.momentum, foreach=True)
-    return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, foreach=True)
-
-
-@torch.no_grad()
-def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """averaged ← decay·averaged + (1 - decay)·model, parameters and BatchNorm's statistics alike."""
-    mine, theirs = list(averaged.state_dict().values()), list(model.state_dict().values())
-    floats = [i for i, value in enumerate(mine) if value.is_floating_point()]
-    torch._foreach_lerp_([mine[i] for i in floats], [theirs[i] for i in floats], 1 - decay)
-    for i in set(range(len(mine))) - set(floats):  # counters of batches
-        mine[i].copy_(theirs[i])
-
-
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state in a checkpoint; None where there is none or it cannot be read, which is logged."""
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a foreign or damaged file: zipfile, pickle, EOFError, RuntimeError …
-        log.warning("%s: not a checkpoint that can be read (%s); training starts anew", path, type(error).__name__)
-        return None
-    return state
+    def _consider_compiling(self) -> None:
+        """compile=auto: after an epoch, if what is left takes ten compilations; undone if the second epoch with it is no faster."""
+        if self.recipe.compile != "auto" or self.place:
+            return
+        before, now = self.rates
+        left = now * (self.recipe.epochs - self.epoch) * self.steps_per_epoch
+        if self.step.mode in ("eager", "cuda graph") and self.epoch == 1 and left > _WORTH_IT * _COMPILATION:
+            self.step.compile()
+        elif self.step.mode == "compiled" and self.epoch == 3 and now > before:
+            self.step.uncompile()
 
 
 # ---------------------------------------------------------------------------- details
 
-def _placed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """The rate before the classifier, in networks that have a layer for it under the name `dropout`."""
+    layer = getattr(model, "dropout", None)
+    if isinstance(layer, nn.Dropout):
+        layer.p = rate
+
+
+def _placed(model: nn.Module, recipe: Recipe, device: torch.device, world: World = World()) -> nn.Module:  # noqa: B008 (frozen)
     model = model.to(device)
     if device.type == "cpu":
         keep_freed_memory()
     if not recipe.channels_last:
         return model
     model = model.to(memory_format=torch.channels_last)
-    return use_small_map_kernels(model) if device.type == "cpu" else model
+    return use_cpu_kernels(model) if device.type == "cpu" and world.size == 1 else model
 
 
-def _statistics(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, deviation = split.statistics
+def _tensors(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, deviation = statistics
     return torch.tensor(mean, device=device), torch.tensor(deviation, device=device)
 
 
@@ -324,28 +412,21 @@ def _wants_bf16(recipe: Recipe, device: torch.device) -> bool:
     return recipe.precision == "bf16" or (recipe.precision == "auto" and device.type == "cuda")
 
 
-def _autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
+def _own_generators(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Outside, the global generators are as they were before."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Global generators seeded inside and as before outside."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+def mix_seed(*numbers: int) -> int:
+    """A seed of its own for every epoch of every seed, every step of every seed …"""
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()[:8], "big") >> 1
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """A seed of its own for every epoch of every seed."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:8], "big") >> 1
-
-
-def _identity(model: nn.Module, split: Split, recipe: Recipe, resolution: int, seed: int) -> str:
-    """What a checkpoint must agree with to be gone on from: shapes, rows, recipe, resolution and seed."""
+def _identity(model: nn.Module, split: Split, recipe: Recipe, resolution: int, seed: int, statistics: Statistics | None) -> str:
+    """What a checkpoint must agree with to be gone on from: shapes, rows, recipe, resolution, statistics and seed."""
     shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-    digest = hashlib.sha256(json.dumps([shapes, to_mapping(recipe), resolution, seed, split.mirror], sort_keys=True).encode())
+    content: list[Any] = [shapes, to_mapping(recipe), resolution, seed, split.mirror, to_mapping(statistics)]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for rows in (split.train, split.validation):
         digest.update(rows.tobytes())
     return digest.hexdigest()[:16]

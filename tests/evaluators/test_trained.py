@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from scalesearch import stopping
 from scalesearch.architecture import Architecture, load_architecture
 from scalesearch.cost import cost_of
 from scalesearch.errors import ConfigError, EvaluatorError
@@ -19,7 +20,7 @@ from scalesearch.training.data import Dataset, DataSettings
 from scalesearch.training.recipe import Recipe
 
 NETWORK = ScalingRule().scale(load_architecture("efficientnet_b0_small"), 0.2, 0.25, 8)
-RECIPE = Recipe(epochs=2, batch=32, learning_rate=0.2, warmup=1, crop=0.0, bn_momentum=0.2)
+RECIPE = Recipe(epochs=2, batch=32, learning_rate=0.2, warmup=1, shift=0.0, bn_momentum=0.2)
 DATA = DataSettings(limit=120)
 
 
@@ -65,20 +66,17 @@ def test_the_same_seed_is_the_same_result_and_a_finished_one_is_read_back(finish
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(finished, tmp_path, monkeypatch):
     evaluator, _, result = finished
-    epochs = []
-    original = loop._Run.train_epoch
+    steps = []
 
-    def train_epoch(self):
-        epochs.append(self.epoch)
-        if len(epochs) == 2:
-            raise KeyboardInterrupt
-        return original(self)
+    def asked_to_stop(self, stop):
+        steps.append((self.epoch, self.place))
+        return steps[-1] == (1, 1) and len(steps) < 5
 
-    monkeypatch.setattr(loop._Run, "train_epoch", train_epoch)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(loop._Run, "asked_to_stop", asked_to_stop)
+    with pytest.raises(stopping.Terminated):
         evaluator.evaluate(NETWORK, seed=1, folder=tmp_path)
     again = evaluator.evaluate(NETWORK, seed=1, folder=tmp_path)
-    assert epochs == [0, 1, 1]
+    assert steps == [(0, 1), (0, 2), (1, 1), (1, 2)]  # two steps to an epoch, none taken twice
     assert (again.accuracy, again.details["loss"]) == (result.accuracy, result.details["loss"])
 
 
@@ -122,6 +120,13 @@ def test_networks_that_do_not_fit(evaluator, network, message):
         evaluator.evaluate(network, seed=0)
 
 
+def test_progressive_learning_that_begins_too_small(evaluator):
+    growing = TrainedEvaluator(DATA, Recipe(epochs=4, stages=2, size=(0.2, 1.0)), device="cpu")
+    growing.check(NETWORK.replace(resolution=32))
+    with pytest.raises(EvaluatorError, match=r"the 3 px that recipe.size=\(0.2, 1.0\) begins with by 8, .* begin with 0.50 or more"):
+        growing.check(NETWORK.replace(resolution=16))
+
+
 def test_fingerprint_changes_with_what_changes_results_and_nothing_else(evaluator):
     import dataclasses
 
@@ -157,7 +162,7 @@ def test_running_out_of_memory_is_one_line(evaluator, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(build, "build_model", raising)
-            with pytest.raises(EvaluatorError, match="out of memory on cpu, 1 thread: batch 32 at 8 px does not fit; lower recipe.batch"):
+            with pytest.raises(EvaluatorError, match="out of memory on cpu, 1 thread: batch 32 at 8 px does not fit, nor do its micro"):
                 evaluator.evaluate(NETWORK, seed=0)
 
 
@@ -177,8 +182,8 @@ def test_a_loss_that_is_not_finite_is_one_line():
 
 def test_the_thread_count_is_put_back(evaluator, monkeypatch):
     seen = []
-    original = loop._Run.train_epoch
-    monkeypatch.setattr(loop._Run, "train_epoch", lambda self: seen.append(torch.get_num_threads()) or original(self))
+    original = loop._Run.begin_epoch
+    monkeypatch.setattr(loop._Run, "begin_epoch", lambda self: seen.append(torch.get_num_threads()) or original(self))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,27 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scalesearch.architecture import Architecture, Head, Stage, Stem, blocks
+from scalesearch.architecture import Architecture, blocks
 from scalesearch.cost import cost_of, thop_macs
 from scalesearch.networks.build import ResidualBlock, build_model
 
-
-@st.composite
-def architectures(draw: st.DrawFn) -> Architecture:
-    """Any legal network of one to four stages."""
-    ops = ("conv", "depthwise_separable", "mbconv", "fused_mbconv", "bottleneck")
-    activations = ("silu", "relu", "relu6", "hardswish", "gelu")
-
-    def stage() -> Stage:
-        op = draw(st.sampled_from(ops))
-        expansion = draw(st.sampled_from((1, 2, 4))) if op in ("mbconv", "fused_mbconv", "bottleneck") else 1
-        return Stage(op, draw(st.sampled_from((1, 3, 5))), 8 * draw(st.integers(1, 4)), draw(st.integers(1, 3)),
-                     stride=draw(st.sampled_from((1, 2))), expansion=expansion, se_ratio=draw(st.sampled_from((0, 0.25, 1))),
-                     skip=draw(st.sampled_from(("identity", "pool", "none"))), activation=draw(st.sampled_from(activations)))
-
-    stem = Stem(8 * draw(st.integers(1, 3)), draw(st.sampled_from((3, 7))), draw(st.sampled_from((1, 2))), draw(st.booleans()))
-    return Architecture(stem, tuple(stage() for _ in range(draw(st.integers(1, 4)))), Head(draw(st.sampled_from((0, 24)))),
-                        draw(st.integers(2, 7)), draw(st.integers(1, 40)), draw(st.sampled_from((1, 3))))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from any_network import architectures  # noqa: E402
 
 
 @given(architectures())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
 from torch import nn
 
-from scalesearch.architecture import Architecture, Head, Stage, Stem, blocks, load_architecture
+from scalesearch.architecture import Architecture, Head, Stage, Stem, blocks, load_architecture, squeeze_width
 from scalesearch.errors import ArchitectureError, ConfigError
 from scalesearch.networks.build import (
     Conv2dSame,
+    Initialiser,
     MaxPool2dSame,
     ResidualBlock,
     SqueezeExcite,
@@ -34,6 +37,7 @@ def test_the_example_runs() -> None:
 @pytest.mark.parametrize("setting, says", [
     ({"dropout": 1.0}, "dropout=1.0: a rate from 0"), ({"stochastic_depth": -0.1}, "stochastic_depth=-0.1"),
     ({"padding": "sam"}, "no padding 'sam'; did you mean 'same'?"),
+    ({"initialiser": "tensorfow"}, "no initialiser 'tensorfow'; did you mean 'tensorflow'?"),
 ])
 def test_mistakes_are_one_line(setting: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError) as error:
@@ -85,6 +89,71 @@ def test_batchnorm_and_biases_start_neutral() -> None:
     assert {(m.eps, m.momentum) for m in other.modules() if isinstance(m, nn.BatchNorm2d)} == {(1e-5, 0.1)}
 
 
+def layers_of(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def fresh(library: str) -> nn.Module:
+    """B0 as the library itself draws it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        if library == "timm":
+            return cast(nn.Module, pytest.importorskip("timm").create_model("tf_efficientnet_b0"))
+        import torchvision
+
+        return cast(nn.Module, torchvision.models.efficientnet_b0(weights=None))
+
+
+@pytest.mark.parametrize("initialiser, library", [("tensorflow", "timm"), ("torchvision", "torchvision")])
+def test_weights_are_drawn_as_the_library_draws_them(initialiser: Initialiser, library: str) -> None:
+    """Layer by layer against timm's _init_weight_goog (tensorflow/tpu's rule) and torchvision's models/efficientnet.py."""
+    ours, theirs = layers_of(build_model("efficientnet_b0", initialiser=initialiser, seed=1)), layers_of(fresh(library))
+    assert [layer.weight.shape for layer in ours] == [layer.weight.shape for layer in theirs] and len(ours) == 82
+    for mine, other in zip(ours, theirs, strict=True):
+        deviation = other.weight.std().item()
+        assert mine.weight.std().item() == pytest.approx(deviation, rel=5 / math.sqrt(other.weight.numel())), mine
+        assert (mine.bias is None) == (other.bias is None) and (mine.bias is None or not (mine.bias.any() or other.bias.any()))
+    bound = other.weight.abs().max().item()
+    assert ours[-1].weight.abs().max().item() == pytest.approx(bound, rel=1e-3), "both uniform: a normal's largest of 1,280,000 varies more"
+
+
+def test_pycls_draws_as_its_source_says() -> None:
+    """pycls models/blocks.py, init_weights: Normal(0, sqrt(2/(k·k·out))) whatever the groups, linear Normal(0, 0.01) with bias 0.
+
+    It leaves the biases of squeeze-excite as torch drew them: Uniform(±1/sqrt(inputs)).
+    """
+    model = build_model("efficientnet_b0", initialiser="pycls", seed=1)
+    for layer in layers_of(model)[:-1]:
+        deviation = math.sqrt(2 / (layer.kernel_size[0] ** 2 * layer.out_channels))  # type: ignore[union-attr, operator]
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=5 / math.sqrt(2 * layer.weight.numel())), layer
+    assert model.linear.weight.std().item() == pytest.approx(0.01, rel=0.01) and model.linear.weight.abs().max() > 0.03
+    assert not model.linear.bias.any()
+    expand = model.get_submodule("blocks.5.3.se.conv_expand")
+    assert expand.bias.abs().max() <= 1 / math.sqrt(48) < expand.bias.abs().max() * 1.05
+
+
+@pytest.mark.parametrize("initialiser, deviation", [("tensorflow", math.sqrt(2) / 5), ("torchvision", math.sqrt(2 / 240) / 5),
+                                                    ("pycls", math.sqrt(2 / 240) / 5)])
+def test_only_tensorflow_divides_by_groups(initialiser: Initialiser, deviation: float) -> None:
+    """efficientnet.md (a), Initialisers: TV and PYC do NOT divide by groups."""
+    depthwise = build_model("efficientnet_b0", initialiser=initialiser, seed=1).get_submodule("blocks.2.1.conv_dw")
+    assert depthwise.weight.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("library, name, settings", [
+    ("timm", "tf_efficientnet_b0", {(1e-3, 0.1)}), ("timm", "efficientnet_b0", {(1e-5, 0.1)}),
+    ("torchvision", "efficientnet_b0", {(1e-5, 0.1)}), ("torchvision", "efficientnet_b5", {(1e-3, 0.01)}),
+    ("torchvision", "efficientnet_v2_s", {(1e-3, 0.1)})])
+def test_what_the_libraries_set_in_batchnorm_is_still_so(library: str, name: str, settings: set[tuple[float, float]]) -> None:
+    """efficientnet.md (a), Per-library traps: (eps, momentum); which is why both are options of build_model."""
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        module = pytest.importorskip(library)
+        model = module.create_model(name) if library == "timm" else getattr(module.models, name)(weights=None)
+    assert {(m.eps, m.momentum) for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == settings
+
+
 def test_resnet_draws_convolutions_alike() -> None:
     """arXiv 1512.03385 refers to He's initialiser, the same fan-out formula; no zeroed last BatchNorm."""
     model = build_model("resnet50", seed=0)
@@ -133,6 +202,23 @@ def test_same_padding_puts_the_odd_pixel_last(size: int, kernel: int, stride: in
     assert torch.equal(out[0, 0, 0, 0], conv.weight[0, 0, corner, corner])
 
 
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 2), (7, 2), (3, 3)])
+def test_both_paddings_give_ceil_of_size_over_stride(kernel: int, stride: int) -> None:
+    """efficientnet.md (a), Padding: sizes and costs are the same, ceil(n/stride); the weights are not interchangeable."""
+    symmetric, same = nn.Conv2d(1, 1, kernel, stride, kernel // 2), Conv2dSame(1, 1, kernel, stride)
+    for size in range(1, 20):
+        image = torch.zeros(1, 1, size, size)
+        assert symmetric(image).shape[-1] == same(image).shape[-1] == -(-size // stride)
+
+
+def test_unstrided_convolutions_are_padded_alike() -> None:
+    """SAME is uneven only where the stride is above 1, so only those convolutions differ."""
+    model = build_model("efficientnet_b0", padding="same", seed=0)
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert [type(conv) is Conv2dSame for conv in convs] == [conv.stride[0] == 2 for conv in convs]
+    assert sum(conv.stride[0] == 2 for conv in convs) == 5 and model.padding == "same"
+
+
 def test_same_max_pooling_ignores_its_border() -> None:
     pooled = MaxPool2dSame(3, 2)(-torch.ones(1, 1, 4, 4))
     assert pooled.shape == (1, 1, 2, 2) and (pooled == -1).all()
@@ -166,6 +252,27 @@ def test_stochastic_depth_drops_images_and_keeps_the_mean() -> None:
     assert sorted(set(values.tolist())) == pytest.approx([0, 4 / 3])
     assert (out == values[:, None, None, None]).all() and values.mean().item() == pytest.approx(1, abs=0.04)
     assert drop.eval()(ones) is ones and "0.25" in repr(drop)
+
+
+def test_stochastic_depth_is_torchvisions() -> None:
+    """torchvision.ops.StochasticDepth(rate, "row"), number by number; timm's DropPath draws alike."""
+    from torchvision.ops import StochasticDepth as Theirs
+
+    images = torch.randn(64, 3, 2, 2)
+    outputs = []
+    for layer in (StochasticDepth(0.3), Theirs(0.3, "row")):
+        torch.manual_seed(1)
+        outputs.append(layer(images))
+    assert torch.allclose(outputs[0], outputs[1]) and (outputs[0] == 0).flatten(1).all(1).sum() in range(8, 32)
+
+
+def test_squeeze_excite_is_a_quarter_of_the_blocks_input_rounded_down() -> None:
+    """efficientnet.md (a), stage table and step 3: max(1, int(block input·0.25)), of the input and not of the expanded channels."""
+    model = build_model("efficientnet_b0", seed=0)
+    widths = [module.conv_reduce.out_channels for module in model.modules() if isinstance(module, SqueezeExcite)]
+    assert widths == [8, 4, 6, 6, 10, 10, 20, 20, 20, 28, 28, 28, 48, 48, 48, 48]
+    assert [squeeze_width(channels, 0.25) for channels in (3, 4, 7, 16, 18, 90)] == [1, 1, 1, 4, 4, 22]
+    assert squeeze_width(16, 0) == 0
 
 
 def test_dropout_sits_between_pool_and_classifier() -> None:

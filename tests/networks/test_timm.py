@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from scalesearch.architecture import load_architecture
+from scalesearch.architecture import Architecture, presets
+from scalesearch.config import read_yaml
 from scalesearch.errors import ConfigError
 from scalesearch.networks.build import build_model
-from scalesearch.networks.weights import TIMM_NAMES, timm_weights
-from scalesearch.scaling import ScalingRule
+from scalesearch.networks.pretrained import TIMM_NAMES, timm_model, timm_weights
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -20,9 +20,10 @@ with warnings.catch_warnings():
 
 SMALL = ("efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_b3", "tf_efficientnetv2_b3", "tf_efficientnet_lite0",
          "efficientnet_lite2", "mobilenetv1_100", "mobilenetv2_100", "mnasnet_100", "semnasnet_100", "mnasnet_small", "resnet50",
-         "tf_efficientnetv2_s")
-LARGE = ("b4", "b5", "b6", "b8", "l2", "v2_m", "v2_l", "v2_xl", "resnet152")
-REST = sorted({*TIMM_NAMES, *(name for base in TIMM_NAMES if timm.is_model(name := f"tf_{base}"))} - set(SMALL))
+         "tf_efficientnetv2_s", "mobilenetv2_110d", "semnasnet_140")
+LARGE = ("b4", "b5", "b6", "b7", "b8", "l2", "v2_m", "v2_l", "v2_xl", "resnet152")
+NAMES = sorted({*TIMM_NAMES, *(name for base in TIMM_NAMES if timm.is_model(name := f"tf_{base}"))})
+REST = [name for name in NAMES if name not in SMALL]
 
 
 def create(name: str, **settings: Any) -> torch.nn.Module:
@@ -60,22 +61,35 @@ def fill(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.slow] * name.endswith(LARGE)) for name in sorted(TIMM_NAMES)])
-def test_state_dicts_have_the_same_names_and_shapes(name: str) -> None:
-    theirs = {key: tuple(tensor.shape) for key, tensor in create(name).state_dict().items()}
+def test_every_preset_is_compared() -> None:
+    """B0 for small images is ours alone."""
+    compared = {timm_model(name).architecture.id for name in NAMES}
+    theirs = {name for name, path in presets().items() if Architecture.from_mapping(read_yaml(path)).id not in compared}
+    assert theirs == {"efficientnet_b0_small"}
+    families = ("mobilenetv1_", "mobilenetv2_", "mnasnet_", "semnasnet_", "tf_efficientnet_b", "tf_efficientnet_lite",
+                "tf_efficientnet_l2", "tf_efficientnetv2_")
+    names = {name for family in families for name in timm.list_models(f"{family}*")}
+    assert names <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * name.endswith(LARGE)) for name in NAMES])
+def test_a_name_says_names_shapes_padding_and_epsilon(name: str) -> None:
+    """Names and shapes are what strict loading asks for, in either direction."""
+    theirs, known = create(name), timm_model(name)
     with torch.device("meta"):
-        ours = {key: tuple(tensor.shape) for key, tensor in build_model(TIMM_NAMES[name]).state_dict().items()}
-    assert ours == theirs and list(ours) == list(theirs)
+        ours = build_model(known.architecture)
+    shapes = [{key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1] and list(shapes[0]) == list(shapes[1])
+    assert {module.eps for module in theirs.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {known.bn_eps}
+    strided = {type(module).__name__ for module in theirs.modules() if isinstance(module, torch.nn.Conv2d) and module.stride[0] == 2}
+    assert strided == {"Conv2dSame" if known.padding == "same" else "Conv2d"}
 
 
 @pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
 def test_logits_agree_within_1e_4(name: str) -> None:
     """At sizes that make SAME padding uneven on every level (and even at the other size)."""
-    reference = fill(create(name))
-    preset = TIMM_NAMES.get(name) or TIMM_NAMES[name.removeprefix("tf_")]
-    tensorflow = name.startswith("tf_")
-    model = build_model(preset, padding="same" if tensorflow else "symmetric", bn_eps=1e-3 if tensorflow else 1e-5, seed=1).eval()
+    reference, known = fill(create(name)), timm_model(name)
+    model = build_model(known.architecture, padding=known.padding, bn_eps=known.bn_eps, seed=1).eval()
     model.load_state_dict(reference.state_dict(), strict=True)
     generator = torch.Generator().manual_seed(1)
     for size in (64, 75):
@@ -84,6 +98,16 @@ def test_logits_agree_within_1e_4(name: str) -> None:
             expected, logits = reference(images), model(images)
         assert (expected[0] - expected[1]).abs().max() > 0.1, "the logits depend on the image"
         assert (logits - expected).abs().max() <= 1e-4 * max(1.0, expected.abs().max().item())
+
+
+def test_our_weights_load_in_timm() -> None:
+    """And give it our logits."""
+    model, theirs = build_model("mnasnet_b1", bn_eps=1e-5, seed=1).eval(), timm.create_model("mnasnet_100").eval()
+    theirs.load_state_dict(model.state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, logits = model(images), theirs(images)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3 and (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def test_logits_tell_paddings_and_epsilons_apart() -> None:
@@ -95,13 +119,6 @@ def test_logits_tell_paddings_and_epsilons_apart() -> None:
             model = build_model("efficientnet_b0", padding=padding, bn_eps=eps).eval()  # type: ignore[arg-type]
             model.load_state_dict(reference.state_dict(), strict=True)
             assert (model(images) - expected).abs().max() > 0.01
-
-
-def test_a_scaled_network_loads_timms_wider_one() -> None:
-    """mobilenetv2_140 is MobileNetV2 at width 1.4."""
-    wide = ScalingRule().scale(load_architecture("mobilenet_v2"), 1.0, 1.4, 224)
-    with torch.device("meta"):
-        build_model(wide).load_state_dict(create("mobilenetv2_140").state_dict(), strict=True)
 
 
 def test_our_stochastic_depth_has_timms_schedule() -> None:
@@ -117,7 +134,7 @@ def test_our_stochastic_depth_has_timms_schedule() -> None:
 def test_timm_weights_build_a_network_with_their_padding_epsilon_and_sizes() -> None:
     weights = timm_weights("timm:tf_efficientnetv2_b0", pretrained=False)
     assert (weights.padding, weights.bn_eps, weights.architecture.resolution) == ("same", 1e-3, 192)
-    assert weights.mean == (0.485, 0.456, 0.406) and weights.architecture.classes == 1000
+    assert weights.normalisation == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) and weights.architecture.classes == 1000
     model = weights.build(classes=10, dropout=0.1).eval()
     assert model.linear.out_features == 10 and model.dropout.p == 0.1
     kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier")}

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from scalesearch.architecture import Architecture, Head, Stage, Stem
 from scalesearch.errors import ArchitectureError, ConfigError
 from scalesearch.networks.build import build_model
-from scalesearch.networks.weights import load_model, load_weights, save_weights, timm_weights
+from scalesearch.networks.pretrained import load_model, timm_weights
+from scalesearch.networks.weights import load_weights, save_weights
 
 TINY = Architecture(Stem(8), (Stage("mbconv", 3, 8, 2, expansion=4, se_ratio=0.25),), Head(16), 5, 32, name="tiny")
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -94,9 +94,9 @@ def test_the_best_is_the_true_best_or_tied_with_it(tmp_path: Path) -> None:
     assert low <= result["best"]["mean"] <= high
 
 
-def test_crippled_networks_lose_and_equal_ones_tie(tmp_path: Path) -> None:
-    ss.EVALUATORS._rows["crippling"] = lambda: Truth(slope=0.0, crippled_above=260)
-    ss.EVALUATORS._rows["equal"] = lambda: Truth(slope=0.0)
+def test_crippled_networks_lose_and_equal_ones_tie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "crippling", lambda: Truth(slope=0.0, crippled_above=260))
+    monkeypatch.setitem(ss.EVALUATORS._rows, "equal", lambda: Truth(slope=0.0))
     crippled = search(tmp_path, step="0.05", compare="false", evaluator="crippling")
     assert {row["tied"] for row in crippled["networks"] if row["resolution"] > 260} == {False}
     equal = search(tmp_path, step="0.05", compare="false", evaluator="equal")

@@ -49,7 +49,128 @@ def test_training_again_adds_nothing(folder: Path) -> None:
     assert trained(name="run") == first and Path("results/run/records.jsonl").read_bytes() == lines
 
 
+# Pretrained weights ---------------------------------------------------------------------------------------------------
+
+
+def tuned(pretrained: str, **words: str) -> dict[str, Any]:
+    """The network is that of the weights, unless one is named."""
+    return trained(**{"architecture": "null", "executor": "inline", "pretrained": pretrained, **words})
+
+
+def lines_of(capsys: pytest.CaptureFixture[str], start: str) -> list[str]:
+    return [line[len(start):].strip() for line in capsys.readouterr().err.splitlines() if line.startswith(start)]
+
+
+def test_every_seed_leaves_weights_that_can_be_gone_on_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scalesearch.networks.pretrained import load_model, load_pretrained
+
+    first = trained(seeds="0,1", name="first", executor="inline")
+    assert first["pretrained"] is None and [Path(path).name for path in first["weights"]] == ["weights.safetensors"] * 2
+    best = first["weights"][0 if first["accuracies"][0] >= first["accuracies"][1] else 1]
+    weights = load_pretrained(best)
+    assert weights.class_names == tuple("0123456789") and weights.normalisation is not None and weights.architecture.id == first["id"]
+    assert load_model(best).architecture == weights.architecture
+    capsys.readouterr()
+    second = tuned("results/first")
+    assert second["id"] == first["id"] and second["pretrained"]["digest"] == weights.digest and second["pretrained"]["replaced"] == []
+    assert lines_of(capsys, "weights")[0].startswith(f"results/first ({weights.digest}), with its classifier of 10 classes")
+    assert second["note"].startswith("fine-tuned from results/first on digits")
+
+
+def test_fine_tuning_starts_from_the_weights(folder: Path) -> None:
+    """At a learning rate of nothing they are where it ends, classifier and BatchNorm's statistics included."""
+    from scalesearch.networks.pretrained import load_pretrained
+
+    first = trained(executor="inline")
+    still = {"recipe.learning_rate": "1e-12", "recipe.bn_momentum": "1e-12", "recipe.ema": "0"}
+    again = tuned(first["weights"][0], **still)
+    start, end = load_pretrained(first["weights"][0]), load_pretrained(again["weights"][0])
+    counted = {name for name in start.state if name.endswith("num_batches_tracked")}
+    assert counted and all((start.state[name] - end.state[name]).abs().max() < 1e-6 for name in set(start.state) - counted)
+    assert start.normalisation == end.normalisation and again["test_accuracy"] == first["test_accuracy"]
+
+
+def test_other_classes_replace_the_classifier_and_say_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scalesearch.networks.build import build_model
+    from scalesearch.networks.pretrained import load_pretrained
+    from scalesearch.networks.weights import save_weights
+
+    network = ss.load_architecture("tiny.yaml").replace(classes=7, resolution=6, name="seven")
+    metadata = {"mean": "[0.5, 0.5, 0.5]", "std": "[0.25, 0.25, 0.25]"}
+    save_weights(build_model(network, padding="same", bn_eps=1e-5, seed=1), folder / "seven.safetensors", metadata)
+    result = tuned("seven.safetensors")
+    told = result["pretrained"]
+    assert told["replaced"] == ["classifier.bias", "classifier.weight"] and (told["padding"], told["bn_eps"]) == ("same", 1e-5)
+    assert told["normalisation"] == [[0.5] * 3, [0.25] * 3]
+    assert "the classifier is new (7 classes there, 10 here)" in lines_of(capsys, "weights")[0]
+    assert result["architecture"]["resolution"] == 6 and result["architecture"]["name"] == "seven"
+    kept = json.loads((folder / result["run"] / "result.json").read_text())
+    assert kept["pretrained"]["note"] == told["note"] and kept["pretrained"]["replaced"] == told["replaced"]
+    weights = load_pretrained(result["weights"][0])
+    assert (weights.padding, weights.bn_eps, weights.normalisation) == ("same", 1e-5, ((0.5,) * 3, (0.25,) * 3))
+
+
+def test_a_timm_model_is_fine_tuned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its random weights stand in for those that a network would bring."""
+    from scalesearch.networks import pretrained
+
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name, pretrained=False))
+    monkeypatch.setattr(pretrained, "_unreachable", lambda address: None)
+    result = tuned("timm:mobilenetv2_050", resolution="32")
+    told = result["pretrained"]
+    assert told["name"] == "timm:mobilenetv2_050" and told["replaced"] == ["classifier.bias", "classifier.weight"]
+    assert (told["padding"], told["bn_eps"], told["resolution"]) == ("symmetric", 1e-5, 224)
+    assert told["normalisation"] == [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]
+    assert result["architecture"]["resolution"] == 32 and result["macs"] < 2_000_000
+
+
+def test_stored_images_smaller_than_the_weights_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scalesearch.networks.build import build_model
+    from scalesearch.networks.weights import save_weights
+
+    network = ss.load_architecture("tiny.yaml").replace(classes=10, resolution=64)
+    save_weights(build_model(network, seed=1), folder / "large.safetensors")
+    result = tuned("large.safetensors")
+    assert result["architecture"]["resolution"] == 8
+    assert lines_of(capsys, "weights")[1] == ("trained at 64 px, here 8 px, the size of the stored images; data.size=64 stores larger ones")
+    assert tuned("large.safetensors", resolution="12")["architecture"]["resolution"] == 12
+
+
+def test_other_weights_are_another_evaluation(folder: Path) -> None:
+    """The same command on a file that has changed trains anew: records carry the hash of the weights."""
+    from scalesearch.networks.build import build_model
+    from scalesearch.networks.weights import save_weights
+
+    fingerprints = []
+    for seed in (1, 2):
+        save_weights(build_model("tiny.yaml", seed=seed), folder / "w.safetensors")
+        tuned("w.safetensors", name="run")
+        records = [json.loads(line) for line in Path("results/run/records.jsonl").read_text().splitlines()]
+        fingerprints.append(records[-1]["fingerprint"])
+        assert len(records) == seed and len(set(fingerprints)) == seed
+
+
+def test_weights_of_another_network_are_refused(folder: Path) -> None:
+    from scalesearch.networks.build import build_model
+    from scalesearch.networks.weights import save_weights
+
+    save_weights(build_model("tiny.yaml", seed=1), folder / "w.safetensors")
+    tuned("w.safetensors", architecture="tiny.yaml")
+    with pytest.raises(ConfigError, match="architecture=efficientnet_b1: pretrained=w.safetensors holds weights of another") as error:
+        tuned("w.safetensors", architecture="efficientnet_b1", name="refused")
+    assert "\n" not in str(error.value) and not Path("results/refused").exists()
+
+
+def test_the_plan_predicts_memory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = trained(executor="inline")
+    assert lines_of(capsys, "memory")[0] == f"{result['predicted_memory'] / 1e9:.2g} GB predicted at the height of a step, images aside"
+    assert 10**6 < result["predicted_memory"] < 10**9
+
+
 @pytest.mark.parametrize(("words", "text"), [
+    ({"pretrained": "none.safetensors"}, "no such file or run folder"), ({"pretrained": "tiny.yaml"}, "not a weights-only"),
     ({"seeds": "0,0"}, "different"), ({"seeds": "-1"}, "from 0"), ({"recipe.epochs": "0"}, "at least 1"),
     ({"data.limit": "5"}, "at least two"), ({"resolution": "1"}, "resolution"), ({"device": "gpu"}, "device"),
 ])
@@ -82,8 +203,8 @@ def test_a_family_from_a_budget(folder: Path) -> None:
 
 
 def test_report_without_a_run_takes_the_newest(folder: Path) -> None:
-    trained(name="old")
-    trained(name="new")
+    trained(name="old", executor="inline")
+    trained(name="new", executor="inline")
     result = report.run(report.ReportSettings(), SCREEN)
     assert result["runs"] == ["results/new"] and Path(result["report"]).is_file()
 

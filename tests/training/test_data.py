@@ -101,7 +101,7 @@ def test_fingerprint_depends_on_content_and_split_and_nothing_else(make_folder, 
     reference = fingerprint(first, "c1")
     assert len(reference) == 12 and reference == fingerprint(second, "c2")
     assert len({reference, fingerprint(first, "c1", validation=0.5), fingerprint(first, "c1", seed=1),
-                fingerprint(first, "c1", size=4), fingerprint(first, "c1", mirror=False)}) == 5
+                fingerprint(first, "c1", size=4), fingerprint(first, "c1", mirror=False), fingerprint(first, "c1", keep="whole")}) == 6
     (first / "train/a/000.png").write_bytes((first / "train/b/000.png").read_bytes())
     assert fingerprint(first, "c1") != reference
 
@@ -153,6 +153,13 @@ def test_splits_out_of_range(digits, tmp_path):
         digits.split(3, 3)
     with pytest.raises(DataError, match="0 of 1438 images would be for validation"):
         load_data(DataSettings(validation=0, cache=tmp_path)).split()
+
+
+def test_names_are_shown_in_one_line():
+    from scalesearch.training.data import shown
+
+    assert shown("two words, café 猫") == "two words, café 猫"
+    assert shown("a\nb\t\x1b[31m") == r"a\nb\t\x1b[31m" and shown("x\udce9") == r"x\udce9" and shown(3) == "3"
 
 
 def test_unknown_name_is_corrected():

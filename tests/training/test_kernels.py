@@ -1,5 +1,6 @@
 """The small-map convolutions against torch's own, in double precision."""
 
+import copy
 import itertools
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from scalesearch.training import kernels
 from scalesearch.training.kernels import PointwiseConv2d, SmallMapConv2d, keep_freed_memory, use_small_map_kernels
 
 
@@ -31,6 +33,35 @@ def test_depthwise(kernel, stride):
         (_, *theirs), (kind, *ours) = both(conv, x)
         assert kind is SmallMapConv2d
         assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(theirs, ours, strict=True)), side
+
+
+@pytest.mark.parametrize(("kernel", "stride"), list(itertools.product((3, 5, 7), (1, 2, 3))))
+@pytest.mark.parametrize("size", [(1, 2), (2, 1), (4, 6), (5, 9), (9, 6), (3, 8)])
+def test_depthwise_on_oblong_maps(kernel, stride, size):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(5, 5, kernel, stride, kernel // 2, groups=5, bias=False).double()
+    for x in (torch.randn(2, 5, *size, dtype=torch.float64), torch.randn(2, *size, 5, dtype=torch.float64).permute(0, 3, 1, 2)):
+        (_, *theirs), (_, *ours) = both(copy.deepcopy(conv), x.requires_grad_())
+        assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(theirs, ours, strict=True))
+
+
+def test_each_way_to_a_depthwise_gradient_is_taken(monkeypatch):
+    """5x5 kernels on maps of 1 to 8 px, by three ways of our own; 3x3 on 8 px by oneDNN's."""
+    taken = []
+    for name in ("_by_pairs", "_by_taps", "_by_columns", "_by_onednn"):
+        plain = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *args, name=name, plain=plain: taken.append(name) or plain(*args))
+    for kernel, side in ((5, 1), (5, 2), (5, 4), (5, 5), (5, 8), (3, 8)):
+        conv = use_small_map_kernels(nn.Sequential(nn.Conv2d(4, 4, kernel, 1, kernel // 2, groups=4, bias=False)))
+        conv(torch.randn(2, 4, side, side)).sum().backward()
+    columns = ["_by_columns", *["_by_onednn"] * 3]
+    assert taken == ["_by_pairs", "_by_pairs", "_by_taps", *columns, *columns, "_by_onednn"]
+
+
+def test_images_that_need_no_gradient():
+    conv = use_small_map_kernels(nn.Sequential(nn.Conv2d(4, 4, 5, 2, 2, groups=4, bias=False)))
+    conv(torch.randn(2, 4, 3, 3)).sum().backward()
+    assert conv[0].weight.grad.shape == conv[0].weight.shape
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -16,13 +16,14 @@ from scalesearch.errors import ConfigError, EvaluatorError
 from scalesearch.networks.build import build_model
 from scalesearch.scaling import ScalingRule
 from scalesearch.training.augment import draw_epoch
+from scalesearch.training.checkpoint import Checkpoint
 from scalesearch.training.data import DataSettings, ImageSet, Split, load_data
-from scalesearch.training.loop import TrainingDiverged, _mix, evaluate_on, make_optimizer, torch_device, train
-from scalesearch.training.recipe import Recipe, ema_at, lr_at
+from scalesearch.training.loop import TrainingDiverged, evaluate_on, mix_seed, torch_device, train
+from scalesearch.training.recipe import Recipe, ema_at, lr_at, plan_at
 
 NETWORK = ScalingRule().scale(load_architecture("efficientnet_b0_small"), 0.2, 0.25, 10)
 MACS = cost_of(NETWORK).macs
-SMALL = Recipe(epochs=3, batch=32, learning_rate=0.2, warmup=1, crop=0.1, flip=True, bn_momentum=0.2)
+SMALL = Recipe(epochs=3, batch=32, learning_rate=0.2, warmup=1, shift=0.1, flip=True, bn_momentum=0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def tiny(seed=0, dropout=0.0):
 
 
 def run(model, split, recipe=SMALL, **options):
-    return list(train(model, split, recipe, **{"resolution": 8, "macs": 1000, "device": "cpu", **options}))
+    return list(train(model, split, recipe, **{"resolution": 8, "macs": lambda side: 1000, "device": "cpu", **options}))
 
 
 def plain_loop(model, split, recipe, seed):
@@ -66,7 +67,8 @@ def plain_loop(model, split, recipe, seed):
     per_epoch = len(split.train) // recipe.batch
     losses, accuracies = [], []
     for epoch in range(recipe.epochs):
-        draws = draw_epoch(len(split.train), 8, recipe, split.mirror, Generator().manual_seed(_mix(seed, epoch)))
+        draws = draw_epoch(len(split.train), plan_at(recipe, epoch, 8), recipe, split.mirror,
+                           Generator().manual_seed(mix_seed(seed, epoch)))
         model.train()
         epoch_losses = []
         for step in range(per_epoch):
@@ -113,17 +115,17 @@ def test_the_same_losses_as_a_plain_loop(split):
 
 
 def test_a_network_learns_digits_far_above_chance(tmp_path):
-    recipe = Recipe(epochs=3, batch=32, learning_rate=0.4, warmup=1, crop=0.0, bn_momentum=0.2)
+    recipe = Recipe(epochs=3, batch=32, learning_rate=0.4, warmup=1, shift=0.0, bn_momentum=0.2)
     data = load_data(DataSettings(limit=700))
     model = build_model(NETWORK, bn_momentum=0.2, seed=0)
-    history = run(model, data.split(0, 3), recipe, resolution=10, macs=MACS)
+    history = run(model, data.split(0, 3), recipe, resolution=10, macs=lambda side: MACS)
     assert history[-1].accuracy > 0.6 and history[-1].loss < 1.5
     accuracy, _ = evaluate_on(model, data.test, data.split(0, 3), recipe, resolution=10, device="cpu")
     assert accuracy > 0.6
 
 
 def test_the_counters(split):
-    history = run(tiny(), split, macs=1234)
+    history = run(tiny(), split, macs=lambda side: 1234)
     assert [stats.epoch for stats in history] == [1, 2, 3]
     assert [stats.images for stats in history] == [96, 192, 288]  # 100 training images in batches of 32
     assert all(stats.training_macs == 3 * 1234 * stats.images for stats in history)
@@ -141,7 +143,7 @@ def test_a_seed_is_one_result_whatever_the_global_generators_do(split):
     np.random.seed(1)
     first = run(tiny(dropout=0.3), split, recipe, seed=5)
     torch.rand(17)
-    stream = train(tiny(dropout=0.3), split, recipe, resolution=8, macs=1000, seed=5, device="cpu")
+    stream = train(tiny(dropout=0.3), split, recipe, resolution=8, macs=lambda side: 1000, seed=5, device="cpu")
     second = []
     for stats in stream:
         second.append(stats)
@@ -163,11 +165,11 @@ def test_a_resumed_training_is_bit_identical(split, tmp_path, optimizer, stop):
     recipe = dataclasses.replace(SMALL, optimizer=optimizer, learning_rate=0.01, dropout=0.2)
     straight, broken, resumed = tiny(dropout=0.2), tiny(dropout=0.2), tiny(seed=9, dropout=0.2)
     whole = run(straight, split, recipe)
-    stream = train(broken, split, recipe, resolution=8, macs=1000, device="cpu", checkpoint=tmp_path / "c.pt")
+    stream = train(broken, split, recipe, resolution=8, macs=lambda side: 1000, device="cpu", checkpoint=Checkpoint(tmp_path / "c.pt"))
     for _ in range(stop):
         next(stream)
     stream.close()
-    rest = run(resumed, split, recipe, checkpoint=tmp_path / "c.pt")
+    rest = run(resumed, split, recipe, checkpoint=Checkpoint(tmp_path / "c.pt"))
     assert without_seconds(rest) == without_seconds(whole)  # finished epochs are yielded again
     assert all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True))
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
@@ -175,24 +177,24 @@ def test_a_resumed_training_is_bit_identical(split, tmp_path, optimizer, stop):
 
 def test_a_finished_training_is_not_trained_again(split, tmp_path):
     first, second = tiny(), tiny(seed=1)
-    history = run(first, split, checkpoint=tmp_path / "c.pt")
+    history = run(first, split, checkpoint=Checkpoint(tmp_path / "c.pt"))
     changed = (tmp_path / "c.pt").stat().st_mtime_ns
-    assert run(second, split, checkpoint=tmp_path / "c.pt") == history
+    assert run(second, split, checkpoint=Checkpoint(tmp_path / "c.pt")) == history
     assert (tmp_path / "c.pt").stat().st_mtime_ns == changed
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
 
 
 def test_a_checkpoint_of_another_training_is_refused(split, tmp_path):
-    run(tiny(), split, checkpoint=tmp_path / "c.pt")
+    run(tiny(), split, checkpoint=Checkpoint(tmp_path / "c.pt"))
     for options in ({"seed": 1}, {"recipe": dataclasses.replace(SMALL, epochs=4)}, {"resolution": 10}):
         with pytest.raises(EvaluatorError, match="c.pt: checkpoint of another training"):
-            run(tiny(), split, options.pop("recipe", SMALL), checkpoint=tmp_path / "c.pt", **options)
+            run(tiny(), split, options.pop("recipe", SMALL), checkpoint=Checkpoint(tmp_path / "c.pt"), **options)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 half a file"])
 def test_a_damaged_checkpoint_starts_anew(split, tmp_path, content, caplog):
     (tmp_path / "c.pt").write_bytes(content)
-    assert without_seconds(run(tiny(), split, checkpoint=tmp_path / "c.pt")) == without_seconds(run(tiny(), split))
+    assert without_seconds(run(tiny(), split, checkpoint=Checkpoint(tmp_path / "c.pt"))) == without_seconds(run(tiny(), split))
     assert "training starts anew" in caplog.text
 
 
@@ -202,7 +204,7 @@ def test_a_checkpoint_with_code_in_it_is_not_run(split, tmp_path):
             return (pytest.fail, ("code from a checkpoint ran",))
 
     torch.save({"identity": Payload()}, tmp_path / "c.pt")
-    assert len(run(tiny(), split, checkpoint=tmp_path / "c.pt")) == 3
+    assert len(run(tiny(), split, checkpoint=Checkpoint(tmp_path / "c.pt"))) == 3
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_step_and_rate(split):
@@ -235,7 +237,7 @@ def test_the_step_of_the_first_bad_loss(split, step):
 
 
 def test_stopping_is_not_asking_for_more(split):
-    stream = train(tiny(), split, dataclasses.replace(SMALL, epochs=10_000), resolution=8, macs=1, device="cpu")
+    stream = train(tiny(), split, dataclasses.replace(SMALL, epochs=10_000), resolution=8, macs=lambda side: 1, device="cpu")
     assert next(stream).epoch == 1
     stream.close()
 
@@ -250,14 +252,6 @@ def test_a_set_smaller_than_a_batch_is_one_batch_at_its_own_rate(split):
 def test_one_image_cannot_train(split):
     with pytest.raises(Exception, match="1 training images; BatchNorm needs at least 2"):
         run(tiny(), dataclasses.replace(split, train=split.train[:1]))
-
-
-def test_weight_decay_spares_norms_and_biases():
-    model = tiny()
-    decayed, spared = make_optimizer(model, SMALL).param_groups
-    assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[6].weight)} and decayed["weight_decay"] == 5e-4
-    assert {id(p) for p in spared["params"]} == {id(model[1].weight), id(model[1].bias), id(model[6].bias)}
-    assert spared["weight_decay"] == 0
 
 
 def test_without_average_the_weights_themselves_are_evaluated(split):
@@ -308,9 +302,10 @@ def test_devices():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_learns_and_resumes(split, tmp_path):
     recipe = dataclasses.replace(SMALL, epochs=4)
-    history = run(build_model(NETWORK, bn_momentum=0.2, seed=0), split, recipe, resolution=10, device="cuda", checkpoint=tmp_path / "c.pt")
+    there = {"resolution": 10, "device": "cuda", "checkpoint": Checkpoint(tmp_path / "c.pt")}
+    history = run(build_model(NETWORK, bn_momentum=0.2, seed=0), split, recipe, **there)
     assert len(history) == 4 and history[-1].train_loss < history[0].train_loss
-    again = run(build_model(NETWORK, bn_momentum=0.2, seed=0), split, recipe, resolution=10, device="cuda", checkpoint=tmp_path / "c.pt")
+    again = run(build_model(NETWORK, bn_momentum=0.2, seed=0), split, recipe, **there)
     assert again == history
     with pytest.raises(TrainingDiverged) as caught:
         run(Poisoned(4), split, device="cuda")

@@ -1,0 +1,1 @@
+"""The two sides that training.py compares, and the processes they run in."""

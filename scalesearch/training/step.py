@@ -1,0 +1,265 @@
+"""One training step: forward, loss, backward in micro-batches, update, average.
+
+On a GPU the whole step may be recorded once as a CUDA graph and replayed, since small networks on
+small images are bound by the launching of kernels. Shapes and every number that a kernel reads must
+then stay where they are: batches are copied to fixed places, learning rate and averaging decay are
+tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scalesearch.training.augment import Batch
+from scalesearch.training.distributed import World
+from scalesearch.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+# Halving stops here: BatchNorm's statistics over fewer images are noise.
+SMALLEST_MICRO_BATCH = 8
+# Steps that run before a graph is recorded, so that libraries have chosen their kernels and states exist.
+_WARM_UP = 3
+
+
+class TrainingStep:
+    """Takes steps; `loss = step(batch, rate, decay)` is the mean over this process's images, on the device.
+
+    micro_batch   images that go through the network together; fewer after memory ran out
+    mode          how steps are computed now: eager, cuda graph, compiled, or eager with the reason
+    """
+
+    def __init__(self, model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer, recipe: Recipe,
+                 device: torch.device, autocast: bool, world: World) -> None:
+        self.model, self.averaged, self.optimizer, self.recipe = model, averaged, optimizer, recipe
+        self.device, self.autocast, self.world = device, autocast, world
+        self.micro_batch = recipe.micro_batch or recipe.batch
+        self.mode = "eager"
+        self._forward: Callable[[Tensor], Tensor] = world.wrap(model, device)
+        self._graph = _Graph(self) if recipe.graph and device.type == "cuda" and world.size == 1 else None
+        if self._graph is not None:
+            use_tensor_rate(optimizer, device)
+        if recipe.compile == "always":
+            self.compile()
+
+    def __call__(self, batch: Batch, rate: float, decay: float) -> Tensor:
+        if self._graph is not None and self.micro_batch >= len(batch.labels):
+            return self._graph(batch, rate, decay)
+        return self.take(batch, rate, decay)
+
+    def take(self, batch: Batch, rate: float, decay: float) -> Tensor:
+        """An ordinary step."""
+        loss = self._gradients(batch)
+        set_rate(self.optimizer, rate)
+        self.update(decay)
+        return loss
+
+    def update(self, decay: float | Tensor) -> None:
+        self.optimizer.step()
+        if self.averaged is not None:
+            average(self.averaged, self.model, decay)
+
+    def compile(self) -> None:
+        """Let torch.compile have the network from now on."""
+        self._forward = torch.compile(self._forward)
+        self.mode = "compiled"
+
+    def uncompile(self) -> None:
+        self._forward = getattr(self._forward, "_orig_mod", self._forward)
+        self.mode = "eager (compilation did not pay)"
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Its state from a checkpoint."""
+        self.optimizer.load_state_dict(state)
+        if self._graph is not None:
+            use_tensor_rate(self.optimizer, self.device)
+
+    def plan_changed(self) -> None:
+        """Sizes or rates of the network changed: what was recorded is void."""
+        if self._graph is not None:
+            self._graph.forget()
+
+    def backward(self, batch: Batch, parts: int = 1) -> Tensor:
+        """Gradients of the mean loss, added up over `parts` micro-batches."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        pieces = _pieces(batch, parts)
+        for number, piece in enumerate(pieces):
+            with self._unsynchronised(number < len(pieces) - 1), autocast(self.device, self.autocast):
+                logits = self._forward(piece.inputs)
+            loss = loss_sum(logits.float(), piece, self.recipe.label_smoothing) / len(batch.labels)
+            with self._unsynchronised(number < len(pieces) - 1):
+                loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses).sum() if parts > 1 else losses[0]
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """`backward`, tried again with half the micro-batch as long as memory does not suffice.
+
+        Gradients are as before but for BatchNorm, which normalises by the smaller group and whose
+        running statistics may hold a share of the failed attempt.
+        """
+        while True:
+            try:
+                return self.backward(batch, -(-len(batch.labels) // self.micro_batch))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.micro_batch // 2 < SMALLEST_MICRO_BATCH or self.world.size > 1:
+                    raise
+            # Out here, where the exception no longer holds the frames that hold the tensors.
+            self.micro_batch = min(self.micro_batch, len(batch.labels)) // 2
+            self._free_memory()
+            log.warning("out of memory: micro-batches of %d images from here on, BatchNorm sees so many", self.micro_batch)
+
+    def _free_memory(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._graph is not None:
+            self._graph.forget()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextlib.contextmanager
+    def _unsynchronised(self, accumulate: bool) -> Iterator[None]:
+        """Between micro-batches of a distributed step gradients stay with their process."""
+        if accumulate and isinstance(self._forward, nn.parallel.DistributedDataParallel):
+            with self._forward.no_sync():
+                yield
+        else:
+            yield
+
+
+class _Graph:
+    """Records a step after a few ordinary ones and replays it; ordinary steps again where that fails."""
+
+    def __init__(self, step: TrainingStep) -> None:
+        self.step = step
+        self.rate = torch.zeros((), device=step.device)
+        self.decay = torch.zeros((), device=step.device)
+        self.failed = False
+        self.forget()
+
+    def forget(self) -> None:
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.batch: Batch | None = None
+        self.loss: Tensor | None = None
+        self.seen = 0
+
+    def __call__(self, batch: Batch, rate: float, decay: float) -> Tensor:
+        if self.failed:
+            return self.step.take(batch, rate, decay)
+        if self.batch is not None and not _same_shapes(self.batch, batch):
+            self.forget()
+        if self.graph is None:
+            if self.seen < _WARM_UP:
+                self.seen += 1
+                return self._beside(batch, rate, decay)
+            self._record(batch)
+            if self.graph is None:
+                return self.step.take(batch, rate, decay)
+        return self._replay(batch, rate, decay)
+
+    def _beside(self, batch: Batch, rate: float, decay: float) -> Tensor:
+        """An ordinary step on another stream, as recording demands of the steps before it."""
+        stream = torch.cuda.Stream(self.step.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            loss = self.step.take(batch, rate, decay)
+        torch.cuda.current_stream().wait_stream(stream)
+        return loss
+
+    def _record(self, batch: Batch) -> None:
+        self.batch = Batch._make(None if value is None else value.clone() for value in batch)
+        graph = torch.cuda.CUDAGraph()
+        self.step.optimizer.zero_grad(set_to_none=True)
+        try:
+            with torch.cuda.graph(graph):
+                self.loss = self.step.backward(self.batch)
+                self.step.update(self.decay)
+        except Exception as error:  # operations that wait for the GPU, memory, drivers …
+            self.failed = True
+            self.forget()
+            torch.cuda.synchronize()
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            self.step.mode = f"eager (no CUDA graph: {reason})"
+            log.warning("a training step cannot be recorded as a CUDA graph (%s); going on without", reason)
+            return
+        self.graph, self.step.mode = graph, "cuda graph"
+
+    def _replay(self, batch: Batch, rate: float, decay: float) -> Tensor:
+        assert self.graph is not None and self.batch is not None and self.loss is not None
+        for mine, new in zip(self.batch, batch, strict=True):
+            if mine is not None and new is not None:
+                mine.copy_(new, non_blocking=True)
+        set_rate(self.step.optimizer, rate)
+        self.decay.fill_(decay)
+        self.graph.replay()
+        return self.loss.clone()
+
+
+def loss_sum(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+    """Cross-entropy summed over images; a mixed image counts for both of its labels by their shares."""
+    if batch.partners is None or batch.weights is None:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing, reduction="sum")
+    own = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing, reduction="none")
+    other = F.cross_entropy(logits, batch.partners, label_smoothing=smoothing, reduction="none")
+    return torch.lerp(other, own, batch.weights).sum()
+
+
+@torch.no_grad()
+def average(averaged: nn.Module, model: nn.Module, decay: float | Tensor) -> None:
+    """averaged ← decay·averaged + (1 - decay)·model, parameters and BatchNorm's statistics alike."""
+    mine, theirs = list(averaged.state_dict().values()), list(model.state_dict().values())
+    floats = [i for i, value in enumerate(mine) if value.is_floating_point()]
+    pairs = [mine[i] for i in floats], [theirs[i] for i in floats]
+    if isinstance(decay, Tensor):  # there is no lerp of many tensors by one that is a tensor
+        steps = torch._foreach_sub(pairs[1], pairs[0])
+        torch._foreach_mul_(steps, 1 - decay)
+        torch._foreach_add_(pairs[0], steps)
+    else:
+        torch._foreach_lerp_(*pairs, 1 - decay)
+    for i in set(range(len(mine))) - set(floats):  # counters of batches
+        mine[i].copy_(theirs[i])
+
+
+def use_tensor_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Learning rates as tensors on the device, which a recorded update reads anew."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 where asked for; its cache of cast weights does not go together with recorded steps."""
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if enabled else contextlib.nullcontext()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch raises its own error on a GPU and a plain RuntimeError from its allocator on a CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def _pieces(batch: Batch, parts: int) -> Sequence[Batch]:
+    """Micro-batches that differ by at most one image."""
+    if parts == 1:
+        return [batch]
+    columns = [[None] * parts if value is None else value.tensor_split(parts) for value in batch]
+    return [Batch._make(row) for row in zip(*columns, strict=True)]
+
+
+def _same_shapes(first: Batch, second: Batch) -> bool:
+    return [None if v is None else v.shape for v in first] == [None if v is None else v.shape for v in second]
