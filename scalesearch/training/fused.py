@@ -8,9 +8,9 @@ which is what channels-last memory holds, and what else there is to do shrinks t
     1x1        a matrix product, with MKL's weak spot (eight columns or fewer) left to oneDNN
     autograd   one node for hundreds of operations that take 2 to 20 µs each
 
-Forward and backward of B0 at width and depth 0.5, 32 px, one thread on a busy 2-core AMD EPYC, against
-the modules one by one with the kernels that were here before: 1.23 times as fast at a batch of 64 (median of
-100 interleaved pairs, 80 % of them from 1.04 to 1.37), 1.17 at 128 (60 pairs, 0.98 to 1.34).
+Together with kernels.py, forward and backward of B0 at width and depth 0.5, 32 px, one thread on a busy
+2-core AMD EPYC: 1.23 times as fast as the modules one by one with the kernels before at a batch of 64 (processor
+time, median of 100 interleaved pairs, 80 % of them from 1.04 to 1.37), 1.17 at 128 (60 pairs, 0.98 to 1.34).
 
 The numbers are those of the plain modules but for the order of sums; weights, names and state dict
 stay. Wherever a chain cannot run as one node (evaluation, a hook on any part, autocast, other layouts)

@@ -39,7 +39,8 @@ class TrainingStep:
 
     def __init__(self, model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer, recipe: Recipe,
                  device: torch.device, autocast: bool, world: World) -> None:
-        self.model, self.averaged, self.optimizer, self.recipe = model, averaged, optimizer, recipe
+        self.model, self.optimizer, self.recipe = model, optimizer, recipe
+        self.average = None if averaged is None else Average(averaged, model)
         self.device, self.autocast, self.world = device, autocast, world
         self.micro_batch = recipe.micro_batch or recipe.batch
         self.mode = "eager"
@@ -64,8 +65,8 @@ class TrainingStep:
 
     def update(self, decay: float | Tensor) -> None:
         self.optimizer.step()
-        if self.averaged is not None:
-            average(self.averaged, self.model, decay)
+        if self.average is not None:
+            self.average(decay)
 
     def compile(self) -> None:
         """Let torch.compile have the network from now on."""
@@ -213,20 +214,27 @@ def loss_sum(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
     return torch.lerp(other, own, batch.weights).sum()
 
 
-@torch.no_grad()
-def average(averaged: nn.Module, model: nn.Module, decay: float | Tensor) -> None:
-    """averaged ← decay·averaged + (1 - decay)·model, parameters and BatchNorm's statistics alike."""
-    mine, theirs = list(averaged.state_dict().values()), list(model.state_dict().values())
-    floats = [i for i, value in enumerate(mine) if value.is_floating_point()]
-    pairs = [mine[i] for i in floats], [theirs[i] for i in floats]
-    if isinstance(decay, Tensor):  # there is no lerp of many tensors by one that is a tensor
-        steps = torch._foreach_sub(pairs[1], pairs[0])
-        torch._foreach_mul_(steps, 1 - decay)
-        torch._foreach_add_(pairs[0], steps)
-    else:
-        torch._foreach_lerp_(*pairs, 1 - decay)
-    for i in set(range(len(mine))) - set(floats):  # counters of batches
-        mine[i].copy_(theirs[i])
+class Average:
+    """averaged ← decay·averaged + (1 - decay)·model, parameters and BatchNorm's statistics alike.
+
+    The tensors are listed once: listing them takes ten times as long as averaging a small network.
+    """
+
+    def __init__(self, averaged: nn.Module, model: nn.Module) -> None:
+        pairs = list(zip(averaged.state_dict().values(), model.state_dict().values(), strict=True))
+        self._mine, self._theirs = ([pair[i] for pair in pairs if pair[0].is_floating_point()] for i in (0, 1))
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def __call__(self, decay: float | Tensor) -> None:
+        if isinstance(decay, Tensor):  # there is no lerp of many tensors by one that is a tensor
+            steps = torch._foreach_sub(self._theirs, self._mine)
+            torch._foreach_mul_(steps, 1 - decay)
+            torch._foreach_add_(self._mine, steps)
+        else:
+            torch._foreach_lerp_(self._mine, self._theirs, 1 - decay)
+        for mine, theirs in self._counters:  # of batches
+            mine.copy_(theirs)
 
 
 def use_tensor_rate(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

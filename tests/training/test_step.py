@@ -12,7 +12,7 @@ from scalesearch.training.augment import Batch
 from scalesearch.training.distributed import World
 from scalesearch.training.optimizers import make_optimizer
 from scalesearch.training.recipe import Recipe
-from scalesearch.training.step import TrainingStep, average, is_out_of_memory, loss_sum, use_tensor_rate
+from scalesearch.training.step import Average, TrainingStep, is_out_of_memory, loss_sum, use_tensor_rate
 
 RECIPE = Recipe(batch=32, learning_rate=0.1, rate_batch=0, graph=False)
 
@@ -111,7 +111,7 @@ def test_the_average(as_tensor):
         for value in model.state_dict().values():
             value.add_(1)
     before = copy.deepcopy(averaged.state_dict())
-    average(averaged, model, torch.tensor(0.9) if as_tensor else 0.9)
+    Average(averaged, model)(torch.tensor(0.9) if as_tensor else 0.9)
     for name, value in averaged.state_dict().items():
         expected = before[name] + 0.1 if value.is_floating_point() else before[name] + 1
         torch.testing.assert_close(value, expected)
