@@ -67,7 +67,7 @@ class Plan:
     rounds: int = 5
     seconds: float = 4.0
     plain_threads: int | None = None
-    networks: tuple[tuple[str, int, int], ...] = (("half", 32, 64), ("half", 32, 128), ("small", 32, 128), ("b0", 128, 64))
+    networks: tuple[tuple[str, int, int], ...] = (("half", 32, 64), ("half", 32, 128), ("small", 32, 32))
     proxy_images: int = 5000
     proxy_epochs: int = 2
     proxy_validation: int = 500

@@ -37,6 +37,10 @@ VERSION = 2
 HISTORY = ("epoch", "accuracy", "loss", "seconds", "training_macs")
 
 
+class OutOfMemory(EvaluatorError):
+    """A network that does not fit into memory, in whatever micro-batches."""
+
+
 @dataclass(frozen=True)
 class TrainedEvaluator:
     """Trains on `data` by `recipe`.
@@ -140,15 +144,17 @@ class TrainedEvaluator:
         is continued. Raises EvaluatorError for a loss that is not finite and when memory runs out.
         """
         self.check(architecture)
-        split = _split(self.data, seed % self.folds, self.folds)
-        if folder is not None:
+        from scalesearch.training.distributed import join_world
+
+        split, leads = _split(self.data, seed % self.folds, self.folds), join_world().leads
+        if folder is not None and leads:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "architecture.yaml", architecture.to_yaml())
         history: list[EpochStats] = []
         with self._resources(architecture):
             for stats in self._train(architecture, split, seed, folder):
                 history.append(stats)
-                if folder is not None:
+                if folder is not None and leads:
                     write_history(folder / "history.csv", history)
         return self._evaluation(architecture, history, split, seed)
 
@@ -215,7 +221,7 @@ class TrainedEvaluator:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise EvaluatorError(f"out of memory on {self._device_name()}: batch {self.recipe.batch} at {architecture.resolution} px "
+            raise OutOfMemory(f"out of memory on {self._device_name()}: batch {self.recipe.batch} at {architecture.resolution} px "
                                  "does not fit, nor do its micro-batches; lower recipe.batch or the resolution") from None
         finally:
             torch.set_num_threads(before)

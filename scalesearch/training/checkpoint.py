@@ -41,12 +41,12 @@ class Checkpoint:
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write to another name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")  # one training writes; what a kill leaves, the next writing replaces
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:

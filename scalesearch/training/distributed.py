@@ -87,10 +87,12 @@ def join_world() -> World:
     if not launched():
         return World()
     if not dist.is_initialized():
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        gpu = torch.cuda.device_count() > local
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if 0 < gpus < processes:
+            raise ConfigError(f"torchrun --nproc-per-node {processes}: each process takes one of {gpus} GPUs; write at most {gpus}")
+        gpu = gpus > 0
         if gpu:
-            torch.cuda.set_device(local)
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
     return World(dist.get_rank(), dist.get_world_size())
 
@@ -128,7 +130,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         if self.affine:
             scale = scale * self.weight
         shift = -mean * scale + (self.bias if self.affine else 0.0)
-        return input * scale.view(1, -1, 1, 1).to(input.dtype) + shift.view(1, -1, 1, 1).to(input.dtype)
+        # In float32 whatever the input is, as cuDNN does it: the sum cancels where the mean is large.
+        return (input.float() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(input.dtype)
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -39,6 +39,8 @@ class SmallMapConv2d(nn.Conv2d):
     """A depthwise convolution whose gradients take the fastest way for the kernel and the map."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu" or input.dtype != self.weight.dtype or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
         return _Depthwise.apply(input, self.weight, self.stride[0])  # type: ignore[no-any-return]
 
 

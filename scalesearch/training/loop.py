@@ -34,7 +34,7 @@ from scalesearch.training.fused import use_cpu_kernels
 from scalesearch.training.kernels import keep_freed_memory
 from scalesearch.training.optimizers import make_optimizer
 from scalesearch.training.recipe import EpochPlan, Recipe, ema_at, lr_at, plan_at
-from scalesearch.training.step import TrainingStep, autocast
+from scalesearch.training.step import TrainingStep, autocast, is_out_of_memory
 
 # Resized images are kept where they take no more memory than this: bytes on a CPU, share of a GPU's free memory.
 CPU_BUDGET = 2e9
@@ -43,8 +43,8 @@ GPU_SHARE = 0.25
 _EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
 # On a GPU a look at the losses makes it wait, so it is taken after so many steps; processes ask each other as often.
 _LOOK = 50
-# With compile=auto: what a compilation is expected to take, in seconds, and how much longer a training must be.
-_COMPILATION, _WORTH_IT = 60.0, 10
+# With compile=auto the rest of a training must take so many seconds: ten compilations of a minute.
+_WORTH_COMPILING = 600.0
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of the channels, of pixels in [0, 1]."""
@@ -119,7 +119,7 @@ def train(model: nn.Module, split: Split, recipe: Recipe, *, resolution: int, ma
                         run.save()
                         raise stopping.Terminated()
                     run.save_if_due()
-                run.finish_epoch(*run.evaluate())
+                run.finish_epoch(*run.evaluate(stop))
                 if run.epoch == recipe.epochs:
                     run.save()
                 yield run.history[-1]
@@ -130,18 +130,30 @@ def train(model: nn.Module, split: Split, recipe: Recipe, *, resolution: int, ma
 
 
 def evaluate(model: nn.Module, images: Images, mean: Tensor, deviation: Tensor, bf16: bool = False,
-             world: World = World()) -> tuple[float, float]:  # noqa: B008 (frozen)
-    """Accuracy and mean cross-entropy over all images, each process looking at its share; the model is left in evaluation mode."""
+             world: World = World(), between: Callable[[], None] = lambda: None) -> tuple[float, float]:  # noqa: B008 (frozen)
+    """Accuracy and mean cross-entropy over all images, each process looking at its share; the model is left in evaluation mode.
+
+    `between` is called after every batch.
+    """
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=images.device)  # right answers, loss
-    own = torch.arange(world.rank, len(images), world.size)
+    left, batch = torch.arange(world.rank, len(images), world.size), _EVALUATION_BATCH.get(images.device.type, 512)
     with torch.inference_mode():
-        for rows in torch.split(own, _EVALUATION_BATCH.get(images.device.type, 512)):
-            with autocast(images.device, bf16):
-                logits = model(normalise(images.take(rows), mean, deviation)).float()
+        while len(left):
+            rows = left[:batch]
+            try:
+                with autocast(images.device, bf16):
+                    logits = model(normalise(images.take(rows), mean, deviation)).float()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or batch == 1:
+                    raise
+                batch //= 2  # the images of a batch do not look at each other here
+                continue
             labels = images.labels[rows.to(images.device)]
             sums[0] += (logits.argmax(1) == labels).sum()
             sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+            left = left[len(rows):]
+            between()
     correct, loss = (world.total(sums) / len(images)).tolist()
     return correct, loss
 
@@ -220,7 +232,7 @@ class _Run:
     clock: float = 0.0
     saved: float = 0.0  # when the checkpoint was written, by time.monotonic()
     written: tuple[int, int] = (0, 0)  # the epoch and place it holds
-    rates: tuple[float, float] = (0.0, 0.0)  # seconds per step of the last two epochs
+    peak: float = 0.0  # bytes on a GPU
 
     @classmethod
     def start(cls, model: nn.Module, split: Split, recipe: Recipe, resolution: int, macs: Callable[[int], float], seed: int,
@@ -265,12 +277,13 @@ class _Run:
         """Images at the epoch's resolution, rates at its strength."""
         self.clock = time.perf_counter()
         if self.training is None or self.plan != plan_at(self.recipe, self.epoch - 1, self.resolution):
-            self.training = None  # the old ones make room first
+            self.training = None  # the old ones make room first, and what was recorded with them
+            self.step.plan_changed()
             self.training = training_images(self.split.data, self.split.train, self.recipe, self.plan, self.device,
                                             memory_budget(self.device))
             set_dropout(self.model, self.plan.dropout)
-            self.step.plan_changed()
-        self._consider_compiling()
+        self.step.use_compiled(self.recipe.compile == "always" or self.recipe.compile == "auto" and compiling_pays(
+            self.history, self.recipe.epochs))
 
     def steps(self) -> Iterator[None]:
         """The rest of the epoch, a step at a time."""
@@ -286,15 +299,24 @@ class _Run:
                                                           shares(self.world, places)))
         with _own_generators(self.device), contextlib.closing(batches):
             for batch in batches:
-                torch.manual_seed(mix_seed(self.seed, self.taken, self.world.rank))  # dropout and stochastic depth take from it
+                # Dropout and stochastic depth take from the global generators.
+                _generator(self.device).manual_seed(mix_seed(self.seed, self.taken, self.world.rank))
                 self.unseen.append(self.step(batch, self._rate(self.taken), ema_at(recipe, self.taken)))
                 self.place += 1
                 self._look_at_losses()
                 yield
+        if self.device.type == "cuda":  # recorded steps allocate nothing any more, so the largest epoch counts
+            self.peak = max(self.peak, float(torch.cuda.max_memory_allocated(self.device)))
 
-    def evaluate(self) -> tuple[float, float]:
-        """Accuracy and loss on the validation images."""
-        return evaluate(self.evaluated, self.validation, self.mean, self.deviation, _wants_bf16(self.recipe, self.device), self.world)
+    def evaluate(self, stop: Callable[[], bool]) -> tuple[float, float]:
+        """Accuracy and loss on the validation images; a single process may be stopped in between."""
+        def between() -> None:
+            if self.world.size == 1 and stop():
+                self.save()
+                raise stopping.Terminated()
+
+        return evaluate(self.evaluated, self.validation, self.mean, self.deviation, _wants_bf16(self.recipe, self.device), self.world,
+                        between)
 
     def finish_epoch(self, accuracy: float, loss: float) -> None:
         last = self.history[-1] if self.history else EpochStats(0, 0, 0, 0, 0.0, 0, 0.0, 0)
@@ -303,9 +325,8 @@ class _Run:
         self.history.append(EpochStats(
             self.epoch + 1, accuracy, loss, float(torch.stack(self.losses).mean()), last.seconds + seconds, last.images + images,
             last.training_macs + 3.0 * self.macs(self.plan.resolution) * images, self._rate(self.taken - 1), self.plan.resolution,
-            min(self.step.micro_batch, self.recipe.batch), self._peak_memory(), self.step.mode))
+            min(self.step.micro_batch, self.recipe.batch), self.peak or None, self.step.mode))
         self.place, self.losses, self.spent = 0, [], 0.0
-        self.rates = (self.rates[1], seconds / self.steps_per_epoch)
 
     def asked_to_stop(self, stop: Callable[[], bool]) -> bool:
         """Whether to end here; several processes agree on it now and then."""
@@ -314,7 +335,8 @@ class _Run:
         return self._time_to_look() and self.world.any(stop(), self.device)
 
     def save_if_due(self) -> None:
-        if self.checkpoint is not None and self.world.leads and self.checkpoint.due(self.saved):
+        looked = not self.unseen or self.world.size == 1  # several processes look at losses together only
+        if self.checkpoint is not None and self.world.leads and looked and self.checkpoint.due(self.saved):
             self.save()
 
     def save(self) -> None:
@@ -345,6 +367,7 @@ class _Run:
         self.step.micro_batch, self.place, self.spent = state["micro_batch"], state["place"], state["spent"]
         self.losses = [torch.tensor(loss) for loss in state["losses"]]
         self.written = (self.epoch, self.place)
+        self.peak = max((stats.memory or 0.0 for stats in self.history), default=0.0)
         return tuple(self.history)
 
     def _rate(self, step: int) -> float:
@@ -369,19 +392,12 @@ class _Run:
         self.losses += recent
         self.unseen = []
 
-    def _peak_memory(self) -> float | None:
-        return float(torch.cuda.max_memory_allocated(self.device)) if self.device.type == "cuda" else None
 
-    def _consider_compiling(self) -> None:
-        """compile=auto: after an epoch, if what is left takes ten compilations; undone if the second epoch with it is no faster."""
-        if self.recipe.compile != "auto" or self.place:
-            return
-        before, now = self.rates
-        left = now * (self.recipe.epochs - self.epoch) * self.steps_per_epoch
-        if self.step.mode in ("eager", "cuda graph") and self.epoch == 1 and left > _WORTH_IT * _COMPILATION:
-            self.step.compile()
-        elif self.step.mode == "compiled" and self.epoch == 3 and now > before:
-            self.step.uncompile()
+def compiling_pays(history: Sequence[EpochStats], epochs: int) -> bool:
+    """compile=auto, from what the epochs took: the first is not compiled, the second compiles, the third shows whether it is faster."""
+    if not history or history[0].seconds * (epochs - 1) < _WORTH_COMPILING:
+        return False
+    return len(history) < 3 or history[2].seconds - history[1].seconds < history[0].seconds
 
 
 # ---------------------------------------------------------------------------- details
@@ -410,6 +426,11 @@ def _tensors(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tens
 
 def _wants_bf16(recipe: Recipe, device: torch.device) -> bool:
     return recipe.precision == "bf16" or (recipe.precision == "auto" and device.type == "cuda")
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """The global generator of a device; torch.manual_seed would seed those of all others too."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
 
 
 def _own_generators(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -34,14 +34,14 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """
     with_decay, without = decay_groups(model, recipe.decay_biases)
     groups: Any = [{"params": with_decay, "weight_decay": recipe.weight_decay}, {"params": without, "weight_decay": 0.0}]
-    rate, on_gpu = peak_rate(recipe), any(p.is_cuda for p in with_decay)
+    rate, recorded = peak_rate(recipe), recipe.graph and any(p.is_cuda for p in with_decay)
     if recipe.optimizer == "rmsprop_tf":
         return RMSpropTF(groups, lr=rate, momentum=recipe.momentum)
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=rate, alpha=ALPHA, eps=RMSPROP_EPS, momentum=recipe.momentum, foreach=True,
-                                   capturable=on_gpu)
+                                   capturable=recorded)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, 0.999), fused=True, capturable=on_gpu)
+        return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, 0.999), fused=True, capturable=recorded)
     return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
 
 

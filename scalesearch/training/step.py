@@ -43,13 +43,13 @@ class TrainingStep:
         self.average = None if averaged is None else Average(averaged, model)
         self.device, self.autocast, self.world = device, autocast, world
         self.micro_batch = recipe.micro_batch or recipe.batch
-        self.mode = "eager"
-        self._forward: Callable[[Tensor], Tensor] = world.wrap(model, device)
+        self.mode = "eager" if self.micro_batch >= recipe.batch else f"eager (micro-batches of {self.micro_batch})"
+        self._plain: Callable[[Tensor], Tensor] = world.wrap(model, device)
+        self._forward: Callable[[Tensor], Tensor] = self._plain
         self._graph = _Graph(self) if recipe.graph and device.type == "cuda" and world.size == 1 else None
         if self._graph is not None:
             use_tensor_rate(optimizer, device)
-        if recipe.compile == "always":
-            self.compile()
+            optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are not recorded
 
     def __call__(self, batch: Batch, rate: float, decay: float) -> Tensor:
         if self._graph is not None and self.micro_batch >= len(batch.labels):
@@ -68,14 +68,13 @@ class TrainingStep:
         if self.average is not None:
             self.average(decay)
 
-    def compile(self) -> None:
-        """Let torch.compile have the network from now on."""
-        self._forward = torch.compile(self._forward)
-        self.mode = "compiled"
-
-    def uncompile(self) -> None:
-        self._forward = getattr(self._forward, "_orig_mod", self._forward)
-        self.mode = "eager (compilation did not pay)"
+    def use_compiled(self, compiled: bool) -> None:
+        """Whether the network goes through torch.compile from now on."""
+        if compiled == (self._forward is not self._plain):
+            return
+        self._forward = torch.compile(self._plain) if compiled else self._plain
+        self.mode = "compiled" if compiled else "eager (compilation did not pay)"
+        self.plan_changed()
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
         """Its state from a checkpoint."""
@@ -116,6 +115,7 @@ class TrainingStep:
                     raise
             # Out here, where the exception no longer holds the frames that hold the tensors.
             self.micro_batch = min(self.micro_batch, len(batch.labels)) // 2
+            self.mode = f"eager (micro-batches of {self.micro_batch})"
             self._free_memory()
             log.warning("out of memory: micro-batches of %d images from here on, BatchNorm sees so many", self.micro_batch)
 
@@ -142,7 +142,7 @@ class _Graph:
 
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
-        self.rate = torch.zeros((), device=step.device)
+        self.stream: Any = None
         self.decay = torch.zeros((), device=step.device)
         self.failed = False
         self.forget()
@@ -169,11 +169,12 @@ class _Graph:
 
     def _beside(self, batch: Batch, rate: float, decay: float) -> Tensor:
         """An ordinary step on another stream, as recording demands of the steps before it."""
-        stream = torch.cuda.Stream(self.step.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        if self.stream is None:  # one for all, since each keeps memory of its own
+            self.stream = torch.cuda.Stream(self.step.device)  # type: ignore[no-untyped-call]
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             loss = self.step.take(batch, rate, decay)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         return loss
 
     def _record(self, batch: Batch) -> None:
@@ -192,7 +193,7 @@ class _Graph:
             self.step.mode = f"eager (no CUDA graph: {reason})"
             log.warning("a training step cannot be recorded as a CUDA graph (%s); going on without", reason)
             return
-        self.graph, self.step.mode = graph, "cuda graph"
+        self.graph, self.step.mode = graph, "cuda graph" + (", compiled" if self.step.mode.endswith("compiled") else "")
 
     def _replay(self, batch: Batch, rate: float, decay: float) -> Tensor:
         assert self.graph is not None and self.batch is not None and self.loss is not None
@@ -257,8 +258,9 @@ def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextM
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch raises its own error on a GPU and a plain RuntimeError from its allocator on a CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error)
+    """torch raises its own error from a GPU's allocator and RuntimeErrors from a CPU's, from drivers and from libraries."""
+    texts = ("allocate memory", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def _pieces(batch: Batch, parts: int) -> Sequence[Batch]:

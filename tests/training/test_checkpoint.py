@@ -99,8 +99,8 @@ def same_weights(one, other):
 class StopAfter:
     """Says stop when it is asked for the n-th time."""
 
-    def __init__(self, steps):
-        self.left = steps
+    def __init__(self, times):
+        self.left = times
 
     def __call__(self):
         self.left -= 1
@@ -108,15 +108,15 @@ class StopAfter:
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("steps", [1, 4, 5, 6])  # 4 steps to an epoch
-def test_stopped_in_mid_epoch_it_goes_on_as_if_nothing_had_been(split, tmp_path, recipe, steps):
+@pytest.mark.parametrize("times", [1, 4, 5, 7, 9])  # asked 4 times in an epoch's steps and twice in its validation
+def test_stopped_in_mid_epoch_it_goes_on_as_if_nothing_had_been(split, tmp_path, recipe, times):
     straight, resumed = tiny(), tiny(seed=9)
     whole = list(stream(straight, split, recipe))
     with pytest.raises(stopping.Terminated) as caught:
-        list(stream(tiny(), split, recipe, Checkpoint(tmp_path / "c.pt"), stop=StopAfter(steps)))
+        list(stream(tiny(), split, recipe, Checkpoint(tmp_path / "c.pt"), stop=StopAfter(times)))
     assert caught.value.code == 143
     state = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert (len(state["history"]), state["place"]) == ((steps - 1) // 4, (steps - 1) % 4 + 1)
+    assert (len(state["history"]), state["place"]) == ((times - 1) // 6, min((times - 1) % 6 + 1, 4))
     assert comparable(stream(resumed, split, recipe, Checkpoint(tmp_path / "c.pt"))) == comparable(whole)
     assert same_weights(straight, resumed)
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]

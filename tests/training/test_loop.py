@@ -18,7 +18,7 @@ from scalesearch.scaling import ScalingRule
 from scalesearch.training.augment import draw_epoch
 from scalesearch.training.checkpoint import Checkpoint
 from scalesearch.training.data import DataSettings, ImageSet, Split, load_data
-from scalesearch.training.loop import TrainingDiverged, evaluate_on, mix_seed, torch_device, train
+from scalesearch.training.loop import EpochStats, TrainingDiverged, compiling_pays, evaluate_on, mix_seed, torch_device, train
 from scalesearch.training.recipe import Recipe, ema_at, lr_at, plan_at
 
 NETWORK = ScalingRule().scale(load_architecture("efficientnet_b0_small"), 0.2, 0.25, 10)
@@ -310,3 +310,37 @@ def test_gpu_learns_and_resumes(split, tmp_path):
     with pytest.raises(TrainingDiverged) as caught:
         run(Poisoned(4), split, device="cuda")
     assert caught.value.step == 4
+
+
+def test_validation_in_smaller_batches_when_memory_runs_out(split):
+    class Small(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.sizes = model, []
+
+        def forward(self, x):
+            self.sizes.append(len(x))
+            if len(x) > 20:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return self.model(x)
+
+    small, images = Small(tiny()), ImageSet(split.data.images[split.validation], split.data.labels[split.validation])
+    assert evaluate_on(small, images, split, SMALL, resolution=8, device="cpu") == pytest.approx(
+        evaluate_on(tiny(), images, split, SMALL, resolution=8, device="cpu"))
+    assert small.sizes[:3] == [100, 64, 32] and sum(size for size in small.sizes if size <= 20) == 100
+
+
+def test_bf16_on_a_cpu_trains(split):
+    recipe = dataclasses.replace(SMALL, precision="bf16", epochs=1)
+    history = run(build_model(NETWORK, bn_momentum=0.2, seed=0), split, recipe, resolution=10)
+    assert math.isfinite(history[-1].train_loss)
+
+
+def test_when_compiling_pays():
+    def epochs(*seconds):
+        return [EpochStats(i + 1, 0.5, 1.0, 1.0, sum(seconds[:i + 1]), 1, 1.0, 0.1) for i in range(len(seconds))]
+
+    assert not compiling_pays([], 1000)
+    assert not compiling_pays(epochs(10), 20) and compiling_pays(epochs(10), 100)
+    assert compiling_pays(epochs(10, 70), 100) and compiling_pays(epochs(10, 70, 6), 100)
+    assert not compiling_pays(epochs(10, 70, 11), 100) and not compiling_pays(epochs(10, 70, 11, 10), 100)
