@@ -106,6 +106,10 @@ class TrainedEvaluator:
         """Mean and deviation by which images are normalised: the pretrained weights' own, else those of this seed's training images."""
         return self._statistics() or _split(self.data, seed % self.folds, self.folds).statistics
 
+    def training_images(self) -> int:
+        """How many images a training is done on."""
+        return len(_split(self.data, 0, self.folds).train)
+
     def recipe_for(self, architecture: Architecture) -> Recipe:
         """The recipe with the regularisation of a network of this size."""
         return sized(self.recipe, cost_of(architecture).macs)

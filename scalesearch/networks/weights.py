@@ -53,7 +53,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(state, part, {**_describe(model), **(metadata or {})})
+        save_file(state, part, dict(sorted({**_describe(model), **(metadata or {})}.items())))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

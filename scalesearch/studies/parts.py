@@ -81,6 +81,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory() -> int | None:
+    """Bytes that may be taken without pushing anything out; None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            name, _, rest = line.partition(":")
+            if name == "MemAvailable":
+                return int(rest.split()[0]) * 1024
+    return None
+
+
 def unless_interrupted(found: SearchResult) -> SearchResult:
     """The result of a search; KeyboardInterrupt where Ctrl-C ended it, so that no verdict is written on half of it."""
     if found.interrupted:

@@ -25,7 +25,10 @@ from scalesearch.search import evaluate_networks
 from scalesearch.studies import parts
 from scalesearch.training.memory import Memory, memory_of
 
-DEFAULT = "efficientnet_b0_small"
+# The network where none is named: small images need one that keeps their resolution, which photographs make dear.
+SMALL_IMAGES, SMALL, LARGE = 48, "efficientnet_b0_small", "efficientnet_b0"
+# A training that would take more of the free memory than this is refused rather than left to the system to kill.
+MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
     evaluator.check(network)
     world.check_batch(evaluator.recipe.batch)
     workers = 1 if world.size > 1 else min(parts.worker_count(settings.workers, evaluator), len(settings.seeds))
+    check_memory(network, evaluator, workers)
     evaluator = replace(evaluator, threads=max(1, parts.cores() // (workers * world.size)))  # a single training takes all cores
     if not world.leads:
         take_part(evaluator)
@@ -72,7 +76,7 @@ def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
     with RecordFile(folder / "records.jsonl") as records:
         done = _train(network, evaluator, settings, records, folder, workers, screen)
     leave_world()
-    result = summarise(network, evaluator, settings, done, folder)
+    result = summarise(network, evaluator, done, folder, screen)
     write_atomic(folder / "best.yaml", f"# the network of {folder}\n{network.to_yaml()}")
     parts.write_json(folder / "result.json", result)
     if settings.report:
@@ -96,7 +100,8 @@ def take_part(evaluator: Any) -> NoReturn:
 def choose_network(name: str | None, evaluator: Any) -> Architecture:
     """The one named, else that of the pretrained weights, else the default."""
     weights = evaluator.weights()
-    network: Architecture = load_architecture(name or DEFAULT) if name or weights is None else weights.architecture
+    default = SMALL if evaluator.dataset().size <= SMALL_IMAGES else LARGE
+    network: Architecture = load_architecture(name or default) if name or weights is None else weights.architecture
     if weights is not None and not weights.fits(network):
         raise ConfigError(f"architecture={name}: pretrained={weights.name} holds weights of another network, {weights.architecture.name}; "
                           "leave out architecture=")
@@ -122,8 +127,11 @@ def say_plan(network: Architecture, evaluator: Any, settings: TrainSettings, wor
     for line in weights_lines(network, evaluator, settings.resolution):
         screen.status(f"weights   {line}")
     screen.status(f"images    {images.name}: {len(images.data):,} for training and validation, stored at {images.size} px")
-    screen.status(f"cost      {len(settings.seeds)} trainings, about {format_count(evaluator.expected_training_macs(network))} "
-                  f"training multiply-adds each, {workers} at a time")
+    seen, recipe = evaluator.training_images(), evaluator.recipe
+    screen.status(f"steps     {max(seen // recipe.batch, 1)} an epoch, {recipe.epochs} epochs: {seen:,} images in batches of "
+                  f"{min(recipe.batch, seen)}")
+    screen.status(f"cost      {len(settings.seeds)} training{'s' * (len(settings.seeds) > 1)}, about "
+                  f"{format_count(evaluator.expected_training_macs(network))} training multiply-adds each, {workers} at a time")
     screen.status(f"memory    {predicted_memory(network, evaluator).peak / 1e9:.2g} GB predicted at the height of a step, images aside")
 
 
@@ -140,6 +148,18 @@ def weights_lines(network: Architecture, evaluator: Any, resolution: int | None)
 def predicted_memory(network: Architecture, evaluator: Any) -> Memory:
     """Of a step of this training."""
     return memory_of(network, evaluator.recipe_for(network), gpu=evaluator.on_gpu, images=len(evaluator.dataset().data))
+
+
+def check_memory(network: Architecture, evaluator: Any, workers: int) -> None:
+    """ConfigError for trainings on a CPU that do not fit into its free memory; a GPU says so itself, and batches are split then."""
+    free = parts.free_memory()
+    if evaluator.on_gpu or free is None:
+        return
+    needed = workers * predicted_memory(network, evaluator).peak
+    if needed > MEMORY_SHARE * free:
+        raise ConfigError(f"{network.name} at {network.resolution} px in batches of {evaluator.recipe.batch}, {workers} at a time, takes "
+                          f"about {needed / 1e9:.2g} GB and {free / 1e9:.2g} GB are free; set recipe.micro_batch, resolution, workers or "
+                          "architecture to something smaller")
 
 
 def _train(network: Architecture, evaluator: Any, settings: TrainSettings, records: RecordFile, folder: Path, workers: int,
@@ -163,11 +183,12 @@ def _train(network: Architecture, evaluator: Any, settings: TrainSettings, recor
     return done
 
 
-def summarise(network: Architecture, evaluator: Any, settings: TrainSettings, records: Sequence[Record], folder: Path) -> dict[str, Any]:
+def summarise(network: Architecture, evaluator: Any, records: Sequence[Record], folder: Path, screen: Screen) -> dict[str, Any]:
     """The command's JSON object: validation and test accuracy per seed with their means and intervals."""
     good = [record for record in records if record.ok]
     if not good:
         raise RunError(f"{folder}: no training succeeded: {records[0].failure}")
+    screen.status(f"testing   {len(good)} network{'s' * (len(good) > 1)} on the test images")
     tests = [evaluator.test_accuracy(network, seed=record.seed, folder=_candidate(folder, record)) for record in good]
     weights = [keep_weights(network, evaluator, record, test.accuracy, folder) for record, test in zip(good, tests, strict=True)]
     cost = cost_of(network)
@@ -227,6 +248,10 @@ def show(result: dict[str, Any], screen: Screen) -> None:
                        f"{parts.duration(result['seconds'])} of training on {result['device']}")
     for failure in result["failures"]:
         screen.print(f"failed  {failure}")
+    chance = 1 / result["architecture"]["classes"]
+    if result["accuracy"] <= 1.2 * chance:
+        screen.print(f"note    no better than chance, {parts.percent(chance)}: it has learned nothing so far; more epochs, smaller "
+                     "batches (recipe.batch=16) or a lower recipe.learning_rate may help")
     if result["pretrained"]:
         screen.print(f"from    {result['pretrained']['note']}")
     screen.print(f"run     {result['run']}")

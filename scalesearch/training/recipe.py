@@ -140,7 +140,8 @@ class Recipe:
         if self.shift and self.area < 1:
             raise ConfigError(f"recipe.shift={self.shift}, recipe.area={self.area}: images are shifted or cropped; set shift=0 or area=1")
         if self.stages > self.epochs:
-            raise ConfigError(f"recipe.stages={self.stages}: no more than epochs={self.epochs}")
+            raise ConfigError(f"recipe.stages={self.stages}: no more than epochs={self.epochs}; set recipe.epochs={self.stages} or more, "
+                              "or fewer stages")
         growing = [name for name in ("size", "magnitude", "mixup", "cutmix", "dropout") if isinstance(getattr(self, name), tuple)]
         if growing and self.stages == 1:
             raise ConfigError(f"recipe.{growing[0]}={getattr(self, growing[0])}: it grows over stages; set recipe.stages=4")

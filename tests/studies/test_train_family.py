@@ -217,3 +217,18 @@ def test_report_of_nothing(tmp_path: Path) -> None:
 def test_data_and_evaluator_must_fit_each_other() -> None:
     with pytest.raises(ConfigError, match="did you mean 'digits'"):
         compose("train", [("data", "digit")])
+
+
+def test_a_training_that_does_not_fit_is_refused_before_it_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.parts, "free_memory", lambda: 10**6)
+    with pytest.raises(ConfigError, match=r"takes about .* GB and 0.001 GB are free; set recipe.micro_batch") as error:
+        trained(name="refused")
+    assert "\n" not in str(error.value) and not Path("results/refused").exists()
+
+
+def test_what_has_learned_nothing_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = trained(executor="inline")
+    train.show({**result, "accuracy": 0.11}, SCREEN)
+    assert "no better than chance, 10.0 %" in capsys.readouterr().err
+    train.show({**result, "accuracy": 0.5}, SCREEN)
+    assert "chance" not in capsys.readouterr().err
