@@ -70,7 +70,7 @@ def test_counts_are_those_of_the_split_that_is_trained_on() -> None:
     assert result["widths"] == result["heights"] == [8, 8, 8]
     stored = [path.stat().st_size for path in Path("cache").glob("digits-*/*.npy")]
     assert 0 <= sum(stored) - result["stored"]["bytes"] < 4 * 256  # headers of the files
-    assert result["batch"]["images"] == 64 and result["batch"]["steps"] == len(split.train) // 64
+    assert result["batch"]["images"] == 128 and result["batch"]["steps"] == len(split.train) // 128
     assert json.loads((Path(result["run"]) / "result.json").read_text()) == result
     for picture in ("contact_sheet", "batch_picture"):
         assert Path(result[picture]).read_bytes().startswith(b"\x89PNG")
