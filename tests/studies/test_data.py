@@ -191,7 +191,7 @@ def test_mistakes_end_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]
         f"data=folder data.root={good}/train/a": "no class folders",
         f"data=folder data.root={good}/train/a/000.png": "not a folder",
         "data=folder data.root=hollow": "empty class",
-        f"data=folder data.root={good} epoch=5": "epochs 1 to 4",
+        f"data=folder data.root={good} epoch=61": "epochs 1 to 60",
         f"data=folder data.root={good} resolution=0": "between 1 and 4096",
         f"data=folder data.root={good} recipe=quik": "did you mean 'quick'",
         f"data=folder data.root={good} name=../x": "plain folder name",
