@@ -30,7 +30,8 @@ from scalesearch.training.regularisation import sized
 if TYPE_CHECKING:
     from scalesearch.networks.build import Network
     from scalesearch.networks.pretrained import Pretrained
-    from scalesearch.training.loop import EpochStats, Statistics
+    from scalesearch.training.evaluation import Statistics
+    from scalesearch.training.loop import EpochStats
 
 # Raised whenever a change of the trainer changes what it measures, so that old records are not mixed in.
 VERSION = 2
@@ -72,7 +73,7 @@ class TrainedEvaluator:
     @property
     def fingerprint(self) -> str:
         """Hash of images, split, recipe, folds, kind of device and pretrained weights; decodes the images if nobody did before."""
-        from scalesearch.training.loop import torch_device
+        from scalesearch.training.devices import torch_device
 
         weights = self.weights()
         content = [VERSION, self.dataset().fingerprint, to_mapping(self.recipe), self.folds, torch_device(self.device).type,
@@ -82,7 +83,7 @@ class TrainedEvaluator:
     @property
     def on_gpu(self) -> bool:
         """Whether trainings run on a GPU, where one at a time is the default."""
-        from scalesearch.training.loop import torch_device
+        from scalesearch.training.devices import torch_device
 
         return torch_device(self.device).type == "cuda"
 
@@ -164,7 +165,7 @@ class TrainedEvaluator:
 
     def test_accuracy(self, architecture: Architecture, *, seed: int, folder: Path) -> Evaluation:
         """The accuracy of the finished training in `folder` on the test images, which nothing else reads."""
-        from scalesearch.training.loop import evaluate_on
+        from scalesearch.training.evaluation import evaluate_on
 
         split, test = _split(self.data, seed % self.folds, self.folds), self.dataset().test
         model = self.trained_model(architecture, seed=seed, folder=folder)
@@ -235,7 +236,7 @@ class TrainedEvaluator:
     def _device_name(self) -> str:
         import torch
 
-        from scalesearch.training.loop import torch_device
+        from scalesearch.training.devices import torch_device
 
         device = torch_device(self.device)
         return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {self.threads} thread{'s' * (self.threads > 1)}"

@@ -20,6 +20,7 @@ its modules run one by one as ever.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -143,7 +144,7 @@ class _Node(torch.autograd.Function):
 
 # ---------------------------------------------------------------------------- layers
 
-class Layer:
+class Layer(ABC):
     """One step of a chain, on pixels [batch x height x width, channels].
 
     `forward` takes its parameters from the tape and keeps what `backward` needs there. `backward` takes
@@ -154,11 +155,11 @@ class Layer:
     def parameters(self) -> tuple[Tensor, ...]:
         return ()
 
-    def forward(self, pixels: Tensor, tape: Tape) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, pixels: Tensor, tape: Tape) -> Tensor: ...
 
-    def backward(self, grad: Tensor, tape: Tape, wanted: bool) -> Tensor | None:
-        raise NotImplementedError
+    @abstractmethod
+    def backward(self, grad: Tensor, tape: Tape, wanted: bool) -> Tensor | None: ...
 
 
 class Convolution(Layer):

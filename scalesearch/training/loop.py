@@ -18,37 +18,26 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from scalesearch import stopping
 from scalesearch.config import to_mapping
-from scalesearch.errors import ConfigError, DataError, EvaluatorError
-from scalesearch.training.augment import Batch, Images, draw_epoch, normalise, training_batches, training_images
+from scalesearch.errors import DataError, EvaluatorError
+from scalesearch.training.augment import Batch, Images, draw_epoch, training_batches, training_images
 from scalesearch.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from scalesearch.training.data import ImageSet, Split
+from scalesearch.training.data import Split
+from scalesearch.training.devices import global_generator, memory_budget, own_generators, place, torch_device, wants_bf16
 from scalesearch.training.distributed import World, join_world, shares
-from scalesearch.training.fused import use_cpu_kernels
-from scalesearch.training.kernels import keep_freed_memory
+from scalesearch.training.evaluation import Statistics, evaluate, statistics_on
 from scalesearch.training.optimizers import make_optimizer
 from scalesearch.training.recipe import EpochPlan, Recipe, ema_at, lr_at, plan_at
-from scalesearch.training.step import TrainingStep, autocast, is_out_of_memory
+from scalesearch.training.step import TrainingStep
 
-# Resized images are kept where they take no more memory than this: bytes on a CPU, share of a GPU's free memory.
-CPU_BUDGET = 2e9
-GPU_SHARE = 0.25
-# Images looked at together in evaluation; on a CPU more than these leave its cache and take twice as long.
-_EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
 # On a GPU a look at the losses makes it wait, so it is taken after so many steps; processes ask each other as often.
 _LOOK = 50
 # With compile=auto the rest of a training must take so many seconds: ten compilations of a minute.
 _WORTH_COMPILING = 600.0
-
-Statistics = tuple[Sequence[float], Sequence[float]]
-"""Mean and standard deviation of the channels, of pixels in [0, 1]."""
-
 
 class TrainingDiverged(EvaluatorError):
     """The loss is not finite. `step` counts from 0 over the whole training."""
@@ -129,64 +118,6 @@ def train(model: nn.Module, split: Split, recipe: Recipe, *, resolution: int, ma
     model.load_state_dict(run.evaluated.state_dict())
 
 
-def evaluate(model: nn.Module, images: Images, mean: Tensor, deviation: Tensor, bf16: bool = False,
-             world: World = World(), between: Callable[[], None] = lambda: None) -> tuple[float, float]:  # noqa: B008 (frozen)
-    """Accuracy and mean cross-entropy over all images, each process looking at its share; the model is left in evaluation mode.
-
-    `between` is called after every batch.
-    """
-    model.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=images.device)  # right answers, loss
-    left, batch = torch.arange(world.rank, len(images), world.size), _EVALUATION_BATCH.get(images.device.type, 512)
-    with torch.inference_mode():
-        while len(left):
-            rows = left[:batch]
-            try:
-                with autocast(images.device, bf16):
-                    logits = model(normalise(images.take(rows), mean, deviation)).float()
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or batch == 1:
-                    raise
-                batch //= 2  # the images of a batch do not look at each other here
-                continue
-            labels = images.labels[rows.to(images.device)]
-            sums[0] += (logits.argmax(1) == labels).sum()
-            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
-            left = left[len(rows):]
-            between()
-    correct, loss = (world.total(sums) / len(images)).tolist()
-    return correct, loss
-
-
-def evaluate_on(model: nn.Module, data: ImageSet, split: Split, recipe: Recipe, *, resolution: int,
-                device: str | torch.device = "auto", statistics: Statistics | None = None) -> tuple[float, float]:
-    """Accuracy and loss of a trained model on other images, normalised as in its training."""
-    device = torch_device(device)
-    images = Images(data, np.arange(len(data), dtype=np.intp), resolution, device, memory_budget(device))
-    mean, deviation = _tensors(statistics or split.statistics, device)
-    return evaluate(_placed(model, recipe, device), images, mean, deviation, _wants_bf16(recipe, device))
-
-
-def torch_device(name: str | torch.device) -> torch.device:
-    """auto: a GPU if there is one. ConfigError in one line for a device that is not there."""
-    if isinstance(name, torch.device):
-        return name
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device={name}: no such device; write auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; write device=auto or cpu")
-    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
-
-
-def memory_budget(device: torch.device) -> float:
-    """Bytes that resized images may take."""
-    return torch.cuda.mem_get_info(device)[0] * GPU_SHARE if device.type == "cuda" else CPU_BUDGET
-
-
 def steps_per_epoch(images: int, recipe: Recipe) -> int:
     """Whole batches in an epoch; a set smaller than a batch is one batch."""
     return max(images // recipe.batch, 1)
@@ -243,12 +174,12 @@ class _Run:
         recipe = dataclasses.replace(recipe, batch=min(recipe.batch, len(split.train)))
         world, device = join_world(), torch_device(device)
         world.check_batch(recipe.batch)
-        model = _placed(model, recipe, device, world)
+        model = place(model, recipe, device, world)
         averaged = copy.deepcopy(model) if recipe.ema else None
         identity = _identity(model, split, recipe, resolution, seed, statistics)
-        step = TrainingStep(model, averaged, make_optimizer(model, recipe), recipe, device, _wants_bf16(recipe, device), world)
+        step = TrainingStep(model, averaged, make_optimizer(model, recipe), recipe, device, wants_bf16(recipe, device), world)
         return cls(recipe, model, averaged, step, split, Images(split.data, split.validation, resolution, device, memory_budget(device)),
-                   *_tensors(statistics or split.statistics, device), resolution, macs, seed, device, world, identity, checkpoint,
+                   *statistics_on(statistics or split.statistics, device), resolution, macs, seed, device, world, identity, checkpoint,
                    saved=time.monotonic())
 
     @property
@@ -297,10 +228,10 @@ class _Run:
             torch.cuda.reset_peak_memory_stats(self.device)
         batches = cast(Generator[Batch, None, None], training_batches(self.training, draws, self.plan, recipe, self.mean, self.deviation,
                                                           shares(self.world, places)))
-        with _own_generators(self.device), contextlib.closing(batches):
+        with own_generators(self.device), contextlib.closing(batches):
             for batch in batches:
                 # Dropout and stochastic depth take from the global generators.
-                _generator(self.device).manual_seed(mix_seed(self.seed, self.taken, self.world.rank))
+                global_generator(self.device).manual_seed(mix_seed(self.seed, self.taken, self.world.rank))
                 self.unseen.append(self.step(batch, self._rate(self.taken), ema_at(recipe, self.taken)))
                 self.place += 1
                 self._look_at_losses()
@@ -315,7 +246,7 @@ class _Run:
                 self.save()
                 raise stopping.Terminated()
 
-        return evaluate(self.evaluated, self.validation, self.mean, self.deviation, _wants_bf16(self.recipe, self.device), self.world,
+        return evaluate(self.evaluated, self.validation, self.mean, self.deviation, wants_bf16(self.recipe, self.device), self.world,
                         between)
 
     def finish_epoch(self, accuracy: float, loss: float) -> None:
@@ -407,35 +338,6 @@ def set_dropout(model: nn.Module, rate: float) -> None:
     layer = getattr(model, "dropout", None)
     if isinstance(layer, nn.Dropout):
         layer.p = rate
-
-
-def _placed(model: nn.Module, recipe: Recipe, device: torch.device, world: World = World()) -> nn.Module:  # noqa: B008 (frozen)
-    model = model.to(device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    if not recipe.channels_last:
-        return model
-    model = model.to(memory_format=torch.channels_last)
-    return use_cpu_kernels(model) if device.type == "cpu" and world.size == 1 else model
-
-
-def _tensors(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, deviation = statistics
-    return torch.tensor(mean, device=device), torch.tensor(deviation, device=device)
-
-
-def _wants_bf16(recipe: Recipe, device: torch.device) -> bool:
-    return recipe.precision == "bf16" or (recipe.precision == "auto" and device.type == "cuda")
-
-
-def _generator(device: torch.device) -> torch.Generator:
-    """The global generator of a device; torch.manual_seed would seed those of all others too."""
-    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-
-
-def _own_generators(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Outside, the global generators are as they were before."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def mix_seed(*numbers: int) -> int:

@@ -44,6 +44,8 @@ class TrainingStep:
         self.device, self.autocast, self.world = device, autocast, world
         self.micro_batch = recipe.micro_batch or recipe.batch
         self.mode = "eager" if self.micro_batch >= recipe.batch else f"eager (micro-batches of {self.micro_batch})"
+        if world.size > 1:
+            self.mode = f"eager ({world.size} processes)"
         self._plain: Callable[[Tensor], Tensor] = world.wrap(model, device)
         self._forward: Callable[[Tensor], Tensor] = self._plain
         self._graph = _Graph(self) if recipe.graph and device.type == "cuda" and world.size == 1 else None

@@ -18,7 +18,9 @@ from scalesearch.scaling import ScalingRule
 from scalesearch.training.augment import draw_epoch
 from scalesearch.training.checkpoint import Checkpoint
 from scalesearch.training.data import DataSettings, ImageSet, Split, load_data
-from scalesearch.training.loop import EpochStats, TrainingDiverged, compiling_pays, evaluate_on, mix_seed, torch_device, train
+from scalesearch.training.devices import torch_device
+from scalesearch.training.evaluation import evaluate_on
+from scalesearch.training.loop import EpochStats, TrainingDiverged, compiling_pays, mix_seed, train
 from scalesearch.training.recipe import Recipe, ema_at, lr_at, plan_at
 
 NETWORK = ScalingRule().scale(load_architecture("efficientnet_b0_small"), 0.2, 0.25, 10)

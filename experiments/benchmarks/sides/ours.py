@@ -15,8 +15,9 @@ import torch
 from scalesearch.networks.build import Network, build_model
 from scalesearch.training.augment import Batch, draw_epoch, training_batches, training_images
 from scalesearch.training.data import DataSettings, Split, load_data
+from scalesearch.training.devices import CPU_BUDGET, place
 from scalesearch.training.distributed import World
-from scalesearch.training.loop import CPU_BUDGET, EpochStats, _placed, train
+from scalesearch.training.loop import EpochStats, train
 from scalesearch.training.optimizers import make_optimizer
 from scalesearch.training.recipe import Recipe, plan_at
 from scalesearch.training.step import TrainingStep
@@ -45,7 +46,7 @@ def training(network: str, resolution: int, recipe: Recipe, data: DataSettings, 
 def steps(network: str, resolution: int, recipe: Recipe, seconds: float) -> float:
     """Images per second of training steps on one batch."""
     device = torch.device("cpu")
-    model = _placed(model_of(network, resolution, recipe, 0), recipe, device)
+    model = place(model_of(network, resolution, recipe, 0), recipe, device)
     step = TrainingStep(model, None, make_optimizer(model, recipe), recipe, device, False, World())
     inputs, labels = random_batch(recipe.batch, resolution, "cpu")
     batch = Batch(inputs.contiguous(memory_format=torch.channels_last), labels)
