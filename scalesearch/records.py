@@ -80,7 +80,9 @@ class Record:
 
     Exactly one of `accuracy` and `failure` is set. `values` are the space's parameters (empty for a
     network from outside the space), `origin` says who proposed it ("tpe", "in-window draw",
-    "baseline", …), `reward` is the objective at (accuracy, macs). Times are ISO 8601 in UTC.
+    "baseline", …), `reward` is the objective at the accuracy and the costs; `measured` holds those
+    costs that were measured (latency_ms, …). `rung` counts the pauses of an evaluation at which its
+    accuracy was read. Times are ISO 8601 in UTC.
     """
 
     number: int
@@ -106,6 +108,7 @@ class Record:
     finished: str
     worker: str
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:

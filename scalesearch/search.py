@@ -1,7 +1,7 @@
 """The search: ask, decode, cost, evaluate, record, tell.
 
-Several evaluations are in flight at a time; the sampler is told as they come in. A proposal outside
-the window, or of a network that the search has already, costs a look-up and no trial.
+Several evaluations are in flight at a time; the sampler is told as they come in. With an evaluator of
+several rungs a network is evaluated rung by rung, and who is promoted comes before who is new.
 
 Continuing a run asks the sampler, seeded as before, for what is on record, and tells it what came of
 it then. While its proposals are the recorded ones this is the uninterrupted search, random numbers
@@ -12,34 +12,26 @@ the remaining records in their order and goes on from there. Nothing on record i
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scalesearch.architecture import Architecture, Block, blocks
-from scalesearch.config import to_mapping
-from scalesearch.cost import Cost, cost_of
-from scalesearch.errors import RunError, SpaceError
-from scalesearch.evaluators import Evaluator
-from scalesearch.executors import Executor, Job, load_executor
-from scalesearch.objective import Window
-from scalesearch.records import Evaluation, Failure, Key, Record, RecordFile, now
+from scalesearch.architecture import Architecture
+from scalesearch.bench import Bench, Done, Measure, OnRecord
+from scalesearch.candidates import DRAW, Candidate, Candidates, Check
+from scalesearch.evaluators import Evaluator, rungs_of
+from scalesearch.executors import Executor
+from scalesearch.objective import Objective, Window
+from scalesearch.promotion import Goals, Ladder
+from scalesearch.records import Record, RecordFile
 from scalesearch.samplers import Outcome, Sampler
 from scalesearch.spaces import Space
 from scalesearch.spaces.feasible import FeasibleSet, feasible_set
 
-DRAW = "in-window draw"
-
-# So many evaluations that all fail have one cause, and it is not the networks.
-HOPELESS = 3
-
-Objective = Callable[[float, int], float]
-OnRecord = Callable[[Record, int, int], None]
+MayStart = Callable[[int], bool]
+"""Whether there is time left for an evaluation at this rung."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +39,18 @@ class SearchResult:
     """What a search found.
 
     records      of the networks that the sampler proposed or the window gave, in the order they finished
-    best         of the network with the highest mean reward over its seeds (the record of its first
-                 seed); None when nothing succeeded
+    ranked       of the networks at the highest rung that was finished, one each (its first seed), the
+                 best first: as the sampler's model believes where it has one, else by mean reward
+    rungs        networks that each rung has seen
     rejected     proposals that were outside the window or repeated; they cost no trial
     drawn        networks drawn from the window after too many rejects in a row
     evaluated    evaluations of this call; resumed: those found on record
-    exhausted    there are no more networks; interrupted: by Ctrl-C
+    exhausted    there are no more networks; interrupted: by Ctrl-C; stopped: `may_start` said no
     """
 
     records: tuple[Record, ...]
-    best: Record | None
+    ranked: tuple[Record, ...]
+    rungs: tuple[int, ...]
     proposals: int
     rejected: int
     drawn: int
@@ -65,12 +59,19 @@ class SearchResult:
     seconds: float
     exhausted: bool = False
     interrupted: bool = False
+    stopped: bool = False
+
+    @property
+    def best(self) -> Record | None:
+        """The first of `ranked`; None when nothing succeeded."""
+        return self.ranked[0] if self.ranked else None
 
 
 def run_search(space: Space, evaluator: Evaluator, sampler: Sampler, objective: Objective, *, records: RecordFile, trials: int,
                window: Window | None = None, feasible: FeasibleSet | None = None, seeds: Sequence[int] = (0,),
                executor: Executor | Mapping[str, Any] | str | None = None, workers: int = 1, folder: Path | None = None,
-               seed: int = 0, on_record: OnRecord | None = None, max_rejects: int = 10) -> SearchResult:
+               seed: int = 0, on_record: OnRecord | None = None, max_rejects: int = 10, reduction: float = 3.0, survivors: int = 1,
+               measure: Measure | None = None, inside: Check | None = None, may_start: MayStart = lambda rung: True) -> SearchResult:
     """Search until `trials` networks of the window are evaluated at every seed, or there are no more.
 
     trials       networks in all, those already in `records` and those that failed included
@@ -80,363 +81,179 @@ def run_search(space: Space, evaluator: Evaluator, sampler: Sampler, objective: 
                  processes. 0 workers: in this process
     folder       of the run: candidates keep their files under it
     seed         of the in-window draws
-    on_record    called with (record, evaluations done, evaluations in all) after each
+    on_record    called with (record, evaluations done, evaluations expected in all) after each
     max_rejects  proposals refused in a row before a network is drawn from the window
+    reduction    with an evaluator of several rungs: of so many networks one goes on to the next
+    survivors    networks that reach the last rung at least
+    measure      a network's measured costs, where the objective needs them
+    inside       asked of every network before it counts: whether its measured cost is in the window
+    may_start    asked before every evaluation; no ends the search
 
     A failed evaluation is a record with its cause and does not end the search; RunError when the
     first few all fail. Ctrl-C ends it with what is recorded. BudgetError when the window is empty.
     """
     started = time.monotonic()
     feasible = feasible if feasible is not None or window is None else feasible_set(space, window)
-    source = _Source(space, sampler, window, feasible, seed, max_rejects)
-    bench = _Bench(evaluator, objective, records, seeds, executor, workers, folder, on_record, trials)
-    interrupted = False
+    candidates = Candidates(space, sampler, window, feasible, seed, max_rejects, inside)
+    ladder = Ladder(len(rungs_of(evaluator)), reduction, survivors)
+    bench = Bench(evaluator, objective, records, seeds, executor, workers, folder, on_record,
+                  sum(ladder.planned(trials)) * len(seeds), measure)
+    interrupted, stopped = False, False
     with bench:
         try:
-            _resume(source, bench, sampler, trials)
-            while source.accepted < trials and (network := source.propose()) is not None:  # ask, decode, cost, check
-                bench.submit(network)  # evaluate
-                _tell(sampler, bench.collect())  # record, tell
-            _tell(sampler, bench.drain())
+            candidates.resume(bench.history({candidates.name, DRAW}), trials)
+            steps = _Steps(candidates, ladder, bench, trials, may_start)
+            while (step := steps.next()) is not None or bench.busy:  # ask, decode, cost, check, or promote
+                if step is not None:
+                    bench.submit(*step)  # evaluate
+                _report(sampler, ladder, objective, rungs_of(evaluator), bench.collect() if step else bench.wait())  # record, tell
+            stopped = steps.stopped
         except KeyboardInterrupt:
             interrupted = True
     found = bench.found()
-    return SearchResult(found, best_of(found, seeds), source.accepted, source.rejected, source.drawn, bench.evaluated,
-                        len(found) - bench.evaluated, time.monotonic() - started, source.exhausted, interrupted)
+    ranked = _recommended(sampler, space, found, seeds, len(rungs_of(evaluator)), getattr(evaluator, "inline", False))
+    return SearchResult(found, ranked, tuple(ladder.counts()), candidates.accepted, candidates.rejected, candidates.drawn,
+                        bench.evaluated, len(found) - bench.evaluated, time.monotonic() - started, candidates.exhausted,
+                        interrupted, stopped)
 
 
 def evaluate_networks(architectures: Sequence[Architecture], evaluator: Evaluator, objective: Objective, *, records: RecordFile,
                       origin: str = "listed", values: Sequence[Mapping[str, Any]] | None = None, seeds: Sequence[int] = (0,),
                       executor: Executor | Mapping[str, Any] | str | None = None, workers: int = 1, folder: Path | None = None,
-                      on_record: OnRecord | None = None) -> list[Record]:
-    """Evaluate these networks at every seed, on the same path as a search; those on record are not done again.
+                      on_record: OnRecord | None = None, measure: Measure | None = None) -> list[Record]:
+    """Evaluate these networks at every seed and rung, on the same path as a search; those on record are not done again.
 
-    `values` are what each decodes from, in its space. Returns the records of the first network, of
-    the second, and so on; a failed evaluation is a record with its cause.
+    `values` are what each decodes from, in its space. Returns the records of the last rung, of the
+    first network, of the second, and so on; a failed evaluation is a record with its cause, and a
+    network that failed at a rung has that record.
     """
     given = [{} for _ in architectures] if values is None else values
-    networks = [_Network(v, a, cost_of(a), origin) for a, v in zip(architectures, given, strict=True)]
-    bench = _Bench(evaluator, objective, records, seeds, executor, workers, folder, on_record,
-                   len({network.id for network in networks}))
+    networks = [Candidate.of(a, origin, v) for a, v in zip(architectures, given, strict=True)]
+    rungs = len(rungs_of(evaluator))
+    bench = Bench(evaluator, objective, records, seeds, executor, workers, folder, on_record,
+                  len({network.id for network in networks}) * len(seeds) * rungs, measure)
     for network in networks:
         evaluator.check(network.architecture)
+    last: dict[str, list[Record]] = {}
+
+    def go_on(done: Iterable[Done]) -> None:
+        for network, rung, found in done:
+            last[network.id] = found
+            if rung + 1 < rungs and all(record.ok for record in found):
+                bench.submit(network, rung + 1)
+
     with bench:
         for network in networks:
-            bench.submit(network)
-            bench.collect()
-        for _ in bench.drain():
-            pass
-    return [bench.known[bench.key(network.id, s)] for network in networks for s in seeds]
+            bench.submit(network, 0)
+            go_on(bench.collect())
+        for done in bench.drain():
+            go_on([done])
+    return [record for network in networks for record in last[network.id]]
 
 
-def best_of(records: Iterable[Record], seeds: Sequence[int] = (0,)) -> Record | None:
-    """The record, at its first seed, of the network with the highest mean reward; one with a failed seed is none."""
+def rank_networks(records: Iterable[Record], seeds: Sequence[int] = (0,)) -> list[Record]:
+    """One record (at its first seed) of each network, the highest mean reward first; a network with a failed seed is none.
+
+    Records are of one rung.
+    """
     networks: dict[str, list[Record]] = {}
     for record in records:
         networks.setdefault(record.id, []).append(record)
-    complete = [group for group in networks.values() if _outcome(group) is not None and {r.seed for r in group} >= set(seeds)]
-    best = max(complete, key=lambda group: sum(r.reward or 0.0 for r in group) / len(group), default=None)
-    return None if best is None else min(best, key=lambda record: record.seed)
+    complete = [group for group in networks.values() if _outcome(group, 1.0) is not None and {r.seed for r in group} >= set(seeds)]
+    complete.sort(key=lambda group: -sum(r.reward or 0.0 for r in group) / len(group))
+    return [min(group, key=lambda record: record.seed) for group in complete]
 
 
-@dataclass(frozen=True)
-class _Network:
-    """A candidate on its way through the search."""
+@dataclass
+class _Steps:
+    """What comes next: who is promoted, else who is new, and when no new ones come, who fills the last places."""
 
-    values: Mapping[str, Any]
-    architecture: Architecture
-    cost: Cost
-    origin: str
+    candidates: Candidates
+    ladder: Ladder
+    bench: Bench
+    trials: int
+    may_start: MayStart
+    stopped: bool = False
+    networks: dict[str, Candidate] = field(default_factory=dict)
 
-    @property
-    def id(self) -> str:
-        return self.architecture.id
+    def next(self) -> tuple[Candidate, int] | None:
+        """A network and the rung to evaluate it at; None: nothing now."""
+        if self.stopped:
+            return None
+        if (step := self.ladder.next()) is not None:
+            return self._promote(step)
+        if self.candidates.resuming:
+            return self._new()
+        if (kept := self._on_record()) is not None:
+            return kept
+        if self.candidates.accepted < self.trials:
+            self.stopped = not self.may_start(0)
+            if self.stopped or (new := self._new()) is not None:
+                return None if self.stopped else new
+        return self._promote(self.ladder.next(closing=True))
 
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """What is built: two descriptions with the same blocks are one network."""
-        return blocks(self.architecture)
+    def _new(self) -> tuple[Candidate, int] | None:
+        network = self.candidates.next()
+        if network is None:
+            return None
+        self.networks[network.id] = network
+        self.ladder.enter(network.id)
+        return network, 0
+
+    def _promote(self, step: tuple[str, int] | None) -> tuple[Candidate, int] | None:
+        if step is None:
+            return None
+        self.stopped = not self.bench.complete(*step) and not self.may_start(step[1])
+        return None if self.stopped else (self.networks[step[0]], step[1])
+
+    def _on_record(self) -> tuple[Candidate, int] | None:
+        """A promotion of the run that is continued which chance would not repeat."""
+        for id, rung in self.ladder.waiting():
+            if self.bench.complete(id, rung + 1):
+                self.ladder.promote(id, rung)
+                return self.networks[id], rung + 1
+        return None
 
 
-def _tell(sampler: Sampler, done: Iterable[tuple[_Network, list[Record]]]) -> None:
-    for network, records in done:
-        sampler.tell(network.values, _outcome(records))
+def _report(sampler: Sampler, ladder: Ladder, objective: Objective, shares: Sequence[float], done: Iterable[Done]) -> None:
+    """Tell ladder and sampler what came of a network at a rung."""
+    for network, rung, records in done:
+        outcome = _outcome(records, shares[rung])
+        ladder.report(network.id, rung, None if outcome is None else goals_of(objective, outcome))
+        if rung == 0 or getattr(sampler, "fidelities", False):
+            sampler.tell(network.values, outcome)
 
 
-def _outcome(records: Sequence[Record]) -> Outcome | None:
+def goals_of(objective: Objective, outcome: Outcome) -> Goals:
+    """What is to be maximised: the reward, or the goals of an objective that has several."""
+    goals = getattr(objective, "goals", None)
+    return (outcome.reward,) if goals is None else tuple(float(goal) for goal in goals(outcome.accuracy, outcome.amounts))
+
+
+def _outcome(records: Sequence[Record], share: float) -> Outcome | None:
     """Means over the seeds of one network; None when one of them failed: a mean of the lucky seeds would flatter it."""
     accuracies = [r.accuracy for r in records if r.accuracy is not None]
     rewards = [r.reward for r in records if r.reward is not None]
     if len(rewards) < len(records) or not records:
         return None
-    return Outcome(sum(accuracies) / len(accuracies), sum(rewards) / len(rewards), records[0].macs)
+    first = records[0]
+    return Outcome(sum(accuracies) / len(accuracies), sum(rewards) / len(rewards), first.macs, share,
+                   {"macs": first.macs, "params": first.params, **first.measured})
 
 
-def _resume(source: _Source, bench: _Bench, sampler: Sampler, trials: int) -> None:
-    """Bring sampler and window to where the records are; evaluations that were cut off are done."""
-    history = deque(bench.history({source.name, DRAW}))
-    replay = len(history) < trials or not all(bench.complete(network.id) for network in history)
-    while history and replay:
-        network = source.propose()
-        if network is None or network.blocks != history[0].blocks:
-            source.put_back(network, history)
+def _recommended(sampler: Sampler, space: Space, found: Sequence[Record], seeds: Sequence[int], rungs: int,
+                 exact: bool) -> tuple[Record, ...]:
+    """The networks of the highest rung that was finished, the best first: in the sampler's order where it has an opinion.
+
+    An exact evaluator needs no opinion. Each network is given by the record of its first seed.
+    """
+    for rung in reversed(range(rungs)):
+        ranked = rank_networks([record for record in found if record.rung == rung], seeds)
+        if ranked:
             break
-        history.popleft()
-        bench.submit(network)
-        _tell(sampler, bench.collect())
-    source.adopt(history)
-    for network in history:
-        bench.submit(network)
-        _tell(sampler, bench.collect())
-
-
-@dataclass
-class _Source:
-    """Where new networks come from: the sampler's proposals, and draws when too many are refused."""
-
-    space: Space
-    sampler: Sampler
-    window: Window | None
-    feasible: FeasibleSet | None
-    seed: int
-    max_rejects: int
-    seen: set[tuple[Block, ...]] = field(default_factory=set)
-    rejected: int = 0
-    drawn: int = 0
-    exhausted: bool = False
-    _kept: _Network | None = None
-    _rng: Any = None
-    _undecodable: SpaceError | None = None
-
-    @property
-    def name(self) -> str:
-        """What the records of the sampler's proposals give as their origin."""
-        return str(getattr(self.sampler, "name", type(self.sampler).__name__))
-
-    @property
-    def accepted(self) -> int:
-        return len(self.seen)
-
-    def propose(self) -> _Network | None:
-        """The next network of the window that the search does not have; None: there are no more."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            return self._accept(kept)
-        # A sampler that goes through everything is asked until it ends; others may be stuck.
-        patience = math.inf if getattr(self.sampler, "exhaustive", False) else self.max_rejects
-        refused = 0
-        while not self._all_seen() and refused < patience and (values := self.sampler.ask()) is not None:
-            network = self._decode(values, self.name)
-            if network is not None and self._is_new(network):
-                return self._accept(network)
-            self.sampler.tell(values, None)
-            refused += 1
-            self.rejected += 1
-        drawn = self._draw() if refused >= patience and not self._all_seen() else None
-        self.exhausted = drawn is None
-        return drawn
-
-    def put_back(self, network: _Network | None, others: Iterable[_Network]) -> None:
-        """Propose this network again next time, unless it is one of the others."""
-        if network is None:
-            return
-        self.seen.discard(network.blocks)
-        self.drawn -= network.origin == DRAW
-        if network.blocks in {other.blocks for other in others}:
-            self.sampler.tell(network.values, None)
-        else:
-            self._kept = network
-
-    def adopt(self, networks: Iterable[_Network]) -> None:
-        """These networks are the search's own without being proposed again."""
-        self.seen.update(network.blocks for network in networks)
-
-    def _decode(self, values: Mapping[str, Any], origin: str) -> _Network | None:
-        """The network, or None where a space has values that are no network."""
-        try:
-            architecture = self.space.decode(values)
-        except SpaceError as error:
-            self._undecodable = error
-            return None
-        return _Network(values, architecture, cost_of(architecture), origin)
-
-    def _is_new(self, network: _Network) -> bool:
-        return (self.window is None or network.cost.macs in self.window) and network.blocks not in self.seen
-
-    def _accept(self, network: _Network) -> _Network:
-        self.seen.add(network.blocks)
-        self.drawn += network.origin == DRAW
-        return network
-
-    def _all_seen(self) -> bool:
-        """Certain only where the networks are counted."""
-        count = self._count()
-        return count is not None and len(self.seen) >= count
-
-    def _count(self) -> int | None:
-        source, attribute = (self.space, "size") if self.feasible is None else (self.feasible, "upper")
-        return getattr(source, attribute, None)
-
-    def _draw(self) -> _Network | None:
-        """A uniform draw from the window that is new; None after so many that none can be left, or very few."""
-        if self._rng is None:
-            import numpy as np
-
-            self._rng = np.random.default_rng(self.seed)
-        count = self._count()
-        for _ in range(max(1000, 10 * count if count is not None and count <= 10_000 else 0)):
-            network = self._decode(self._draw_values(), DRAW)
-            if network is not None and self._is_new(network):
-                return self._accept(network)
-        if self._undecodable is not None and not self.seen:
-            raise self._undecodable
-        return None
-
-    def _draw_values(self) -> dict[str, Any]:
-        if self.feasible is not None:
-            return dict(self.feasible.draw(self._rng))
-        return {p.name: p.choices[int(self._rng.integers(len(p.choices)))] for p in self.space.parameters}
-
-
-class _Bench:
-    """Evaluates networks at every seed and records what comes out. What is on record is not done again."""
-
-    def __init__(self, evaluator: Evaluator, objective: Objective, records: RecordFile, seeds: Sequence[int],
-                 executor: Executor | Mapping[str, Any] | str | None, workers: int, folder: Path | None, on_record: OnRecord | None,
-                 networks: int) -> None:
-        self.known: dict[Key, Record] = {}  # everything on file
-        self.evaluated = 0
-        self._evaluator = evaluator
-        self._objective = objective
-        self._file = records
-        self._seeds = tuple(seeds)
-        self._executor = load_executor(executor, workers, getattr(evaluator, "inline", False))
-        self._lent = self._executor is executor
-        self._folder = None if getattr(evaluator, "inline", False) else folder
-        self._on_record = on_record
-        self._total = networks * len(self._seeds)
-        self._here: dict[str, _Network] = {}  # networks with an evaluation still to come, or not yet handed over
-        self._own: dict[Key, Record] = {}  # evaluations of the networks that came here, in the order they finished
-        self._claimed: set[Key] = set()
-        self._queue: deque[Job] = deque()
-        self._running: dict[int, tuple[_Network, str]] = {}
-        self._failed: set[str] = set()
-
-    def __enter__(self) -> _Bench:
-        with ExitStack() as undo:
-            undo.enter_context(self._file)
-            self.known = {record.key: record for record in self._file}
-            self._number = 1 + max((record.number for record in self.known.values()), default=-1)
-            if not self._lent:
-                undo.callback(self._executor.close)
-            self._executor.start(self._evaluator)
-            self._undo = undo.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._undo.close()
-
-    def key(self, network: str, seed: int) -> Key:
-        return (network, self._evaluator.fingerprint, seed, 0)
-
-    def complete(self, network: str) -> bool:
-        return all(self.key(network, seed) in self.known for seed in self._seeds)
-
-    def found(self) -> tuple[Record, ...]:
-        """The records of all networks that came here, in the order in which they finished."""
-        return tuple(self._own.values())
-
-    def history(self, origins: Container[str]) -> list[_Network]:
-        """Networks of these origins on file, in the order of their first record."""
-        firsts: dict[str, Record] = {}
-        for record in self.known.values():
-            if record.origin in origins and record.seed in self._seeds and record.key == self.key(record.id, record.seed):
-                firsts.setdefault(record.id, record)
-        networks = [(record, record.network) for record in firsts.values()]
-        return [_Network(record.values, network, cost_of(network), record.origin) for record, network in networks]
-
-    def submit(self, network: _Network) -> None:
-        """Start the evaluations of this network that are not on record."""
-        self._evaluator.check(network.architecture)
-        self._here[network.id] = network
-        for seed in self._seeds:
-            key = self.key(network.id, seed)
-            if key in self.known:
-                self._own.setdefault(key, self.known[key])
-            elif key not in self._claimed:
-                self._claimed.add(key)
-                self._queue.append(Job(len(self._claimed), network.architecture, network.values, seed, 0,
-                                       self._place(key), network.origin))
-        self._fill()
-
-    def collect(self) -> list[tuple[_Network, list[Record]]]:
-        """Networks that are complete; waits until there is room for the next one."""
-        while self._queue or (self._running and not self._executor.idle):
-            self._receive()
-        return [self._hand_over(id) for id in list(self._here) if self.complete(id)]
-
-    def drain(self) -> Iterator[tuple[_Network, list[Record]]]:
-        """The networks still here, as they become complete."""
-        yield from self.collect()
-        while self._running:
-            self._receive()
-            yield from self.collect()
-
-    def _hand_over(self, id: str) -> tuple[_Network, list[Record]]:
-        return self._here.pop(id), [self.known[self.key(id, seed)] for seed in self._seeds]
-
-    def _fill(self) -> None:
-        while self._queue and self._executor.idle:
-            job = self._queue.popleft()
-            self._running[job.number] = (self._here[job.architecture.id], now())
-            self._executor.submit(job)
-
-    def _receive(self) -> None:
-        for job, result, worker in self._executor.wait():
-            network, started = self._running.pop(job.number)
-            self._record(network, job, _checked(result), worker, started)
-        if len(self._failed) >= HOPELESS and not any(record.ok for record in self._own.values()):
-            cause = [record.failure for record in self._own.values()][-1]
-            raise RunError(f"the first {len(self._failed)} networks all failed: {cause}")
-        self._fill()
-
-    def _record(self, network: _Network, job: Job, result: Evaluation | Failure, worker: str, started: str) -> None:
-        record = _record(self._number, network, job, result, self._evaluator.fingerprint, self._objective, worker, started)
-        self._file.append(record)
-        self._number += 1
-        self.known[record.key] = self._own[record.key] = record
-        self.evaluated += 1
-        if not record.ok:
-            self._failed.add(record.id)
-        if self._on_record is not None:
-            self._on_record(record, len(self._own), max(self._total, len(self._own)))
-
-    def _place(self, key: Key) -> Path | None:
-        """The folder of one evaluation."""
-        return None if self._folder is None else self._folder / "candidates" / key[0] / f"{key[1]}-s{key[2]}"
-
-
-def _checked(result: Evaluation | Failure) -> Evaluation | Failure:
-    """An accuracy that is no fraction is a failure: not a number, or a percentage."""
-    if isinstance(result, Failure):
-        return result
-    try:
-        fraction = 0.0 <= float(result.accuracy) <= 1.0
-    except (TypeError, ValueError):
-        fraction = False
-    return result if fraction else Failure(f"accuracy {result.accuracy} is not a fraction in [0, 1]", result.seconds)
-
-
-def _record(number: int, network: _Network, job: Job, result: Evaluation | Failure, fingerprint: str, objective: Objective,
-            worker: str, started: str) -> Record:
-    cost = network.cost
-    shared: dict[str, Any] = dict(
-        number=number, id=network.id, fingerprint=fingerprint, seed=job.seed, rung=job.rung, values=dict(network.values),
-        architecture=to_mapping(network.architecture), macs=cost.macs, params=cost.params, activations=cost.activations,
-        resolution=cost.resolution, origin=network.origin, started=started, finished=now(), worker=worker, seconds=result.seconds)
-    if isinstance(result, Failure):
-        return Record(**shared, accuracy=None, deviation=None, reward=None, failure=result.cause, training_macs=0.0, device="")
-    accuracy = float(result.accuracy)
-    return Record(**shared, accuracy=accuracy, deviation=None if result.deviation is None else float(result.deviation),
-                  reward=float(objective(accuracy, cost.macs)), failure=None, training_macs=float(result.training_macs),
-                  device=result.device, details=result.details)
+    recommend = getattr(sampler, "recommend", None)
+    if recommend is None or exact or not ranked:
+        return tuple(ranked)
+    by_id = {record.id: record for record in ranked}
+    wanted = dict.fromkeys(space.decode(values).id for values in recommend(len(ranked)))
+    return tuple(by_id[id] for id in dict.fromkeys([*(id for id in wanted if id in by_id), *by_id]))

@@ -28,9 +28,11 @@ scaling, cost_table
 records
 spaces
 samplers, analysis, networks
-training, figures
+training, figures, contrasts
 evaluators
+promotion, candidates
 executors
+bench
 search
 report
 studies

@@ -96,7 +96,7 @@ def test_a_record_says_everything(tmp_path: Path) -> None:
     cost = cost_of(network)
     assert record.network == network and record.id == network.id and record.fingerprint == "0123456789ab"
     assert (record.macs, record.params, record.activations, record.resolution) == (cost.macs, cost.params, cost.activations, 32)
-    assert record.accuracy == truth(network) and record.reward == OBJECTIVE(truth(network), cost.macs) and record.deviation == 0.01
+    assert record.accuracy == truth(network) and record.reward == OBJECTIVE(truth(network), {"macs": cost.macs}) and record.deviation == 0.01
     assert record.origin == "listener" and record.worker == f"inline:{os.getpid()}" and record.training_macs == 1e6
     assert record.started <= record.finished and record.ok and record.rung == 0 and record.seed == 0
 
@@ -111,7 +111,9 @@ def test_proposals_outside_the_window_and_repeats_are_told_none_and_cost_no_tria
     assert [(values, outcome is None) for values, outcome in sampler.told] == [
         (inside, False), (outside, True), (inside, True), (illegal, True), (other, False)]
     assert result.rejected == 3 and result.proposals == 2 and result.drawn == 0
-    assert sampler.told[0][1] == Outcome(truth(SPACE.decode(inside)), result.records[0].reward, result.records[0].macs)
+    first = result.records[0]
+    assert sampler.told[0][1] == Outcome(truth(SPACE.decode(inside)), first.reward, first.macs, 1.0,
+                                         {"macs": first.macs, "params": first.params})
 
 
 def test_two_descriptions_of_one_network_are_one_network(tmp_path: Path) -> None:

@@ -91,6 +91,25 @@ class ToyEvaluator(Evaluator):
         return Evaluation(truth(architecture) + 0.001 * seed, 0.01, self.delay, 1e6, "cpu", self.details)
 
 
+@dataclass
+class LadderToy(ToyEvaluator):
+    """Three rungs; before the last the truth lacks `early` for every layer. Logs each rung as a seed of its own, 100 apart.
+
+    fail_at  the rung at which every network fails
+    """
+
+    rungs: tuple[float, ...] = (1 / 9, 1 / 3, 1.0)
+    early: float = 0.0
+    fail_at: int = -1
+
+    def evaluate(self, architecture: Architecture, *, seed: int, folder: Path | None = None, rung: int = -1) -> Evaluation:
+        if rung == self.fail_at:
+            raise RuntimeError(f"toy fails at rung {rung}")
+        result = super().evaluate(architecture, seed=seed + 100 * rung, folder=folder)
+        short = (1 - self.rungs[rung]) * self.early * architecture.stages[1].layers
+        return Evaluation(truth(architecture) + 0.001 * seed - short, 0.01, self.delay, 1e6, "cpu", result.details)
+
+
 class Unsendable(ToyEvaluator):
     """Its results cannot be pickled."""
 

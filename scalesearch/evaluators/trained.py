@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +24,7 @@ from scalesearch.cost import cost_of
 from scalesearch.errors import ConfigError, EvaluatorError
 from scalesearch.records import Evaluation, write_atomic
 from scalesearch.training.data import Dataset, DataSettings, Split, load_data
+from scalesearch.training.fidelity import Fidelity, Kind
 from scalesearch.training.recipe import Recipe, ends, plan_at
 from scalesearch.training.regularisation import sized
 
@@ -61,6 +62,8 @@ class TrainedEvaluator:
     device: str = "auto"
     threads: int = 1
     pretrained: str | None = None
+    fidelity: Kind = "epochs"
+    rungs: tuple[float, ...] = (1.0,)
 
     name: ClassVar[str] = "trained"
     inline: ClassVar[bool] = False
@@ -69,6 +72,14 @@ class TrainedEvaluator:
         for setting in ("folds", "threads"):
             if getattr(self, setting) < 1:
                 raise ConfigError(f"evaluator.{setting}={getattr(self, setting)}: it is at least 1")
+        self.ladder.epochs(self.recipe.epochs)
+        if self.pretrained is not None and self.fidelity == "width" and len(self.rungs) > 1:
+            raise ConfigError(f"fidelity=width: pretrained={self.pretrained} has one width; choose epochs, resolution or data")
+
+    @property
+    def ladder(self) -> Fidelity:
+        """The rungs, and what makes them cheaper."""
+        return Fidelity(self.fidelity, self.rungs)
 
     @property
     def fingerprint(self) -> str:
@@ -77,7 +88,8 @@ class TrainedEvaluator:
 
         weights = self.weights()
         content = [VERSION, self.dataset().fingerprint, to_mapping(self.recipe), self.folds, torch_device(self.device).type,
-                   *([] if weights is None else [weights.digest])]
+                   *([] if weights is None else [weights.digest]),
+                   *([] if len(self.rungs) == 1 else [self.fidelity, self.rungs])]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -115,12 +127,17 @@ class TrainedEvaluator:
         """The recipe with the regularisation of a network of this size."""
         return sized(self.recipe, cost_of(architecture).macs)
 
-    def expected_training_macs(self, architecture: Architecture) -> float:
-        """Multiply-adds of one whole training: 3 x the network's at each epoch's resolution, for every image of every epoch."""
+    def expected_training_macs(self, architecture: Architecture, rung: int = -1) -> float:
+        """Multiply-adds of a training up to the end of a rung, those before it included where it goes on from them.
+
+        3 x the network's at each epoch's resolution, for every image of every epoch.
+        """
         from scalesearch.training.loop import images_by_resolution
 
-        images = images_by_resolution(self.recipe, len(_split(self.data, 0, self.folds).train), architecture.resolution)
-        return 3.0 * sum(_macs_at(architecture, resolution) * count for resolution, count in images.items())
+        network, ladder = self.ladder.network(architecture, rung), self.ladder
+        split = ladder.split(_split(self.data, 0, self.folds), rung)
+        images = images_by_resolution(self.recipe, len(split.train), network.resolution, ladder.epochs(self.recipe.epochs)[rung])
+        return 3.0 * sum(_macs_at(network, resolution) * count for resolution, count in images.items())
 
     def check(self, architecture: Architecture) -> None:
         """EvaluatorError in one line for a network that cannot be trained on these images."""
@@ -129,6 +146,15 @@ class TrainedEvaluator:
             raise EvaluatorError(f"{label} has {architecture.classes} classes, data={self.data.name} has {classes}; set classes={classes}")
         if architecture.image_channels != 3:
             raise EvaluatorError(f"{label} takes {architecture.image_channels} channels; images are stored as RGB, set image_channels=3")
+        for rung in range(len(self.rungs)):
+            self._check_size(self.ladder.network(architecture, rung), label)
+        weights = self.weights()
+        if weights is not None and not weights.fits(architecture):
+            raise EvaluatorError(f"{label}: pretrained={self.pretrained} holds weights of another network, {weights.architecture.name}; "
+                                 "leave out one of the two")
+
+    def _check_size(self, architecture: Architecture, label: str) -> None:
+        """EvaluatorError where the strides leave one pixel of an image."""
         stride, recipe = architecture.total_stride, self.recipe
         if 2 * architecture.resolution <= stride:
             raise EvaluatorError(f"{label} divides {architecture.resolution} px by {stride}, so its last stride finds "
@@ -137,31 +163,35 @@ class TrainedEvaluator:
         if 2 * smallest <= stride:
             raise EvaluatorError(f"{label} divides the {smallest} px that recipe.size={recipe.size} begins with by {stride}, so its last "
                                  f"stride finds one pixel only; begin with {stride / architecture.resolution:.2f} or more")
-        weights = self.weights()
-        if weights is not None and not weights.fits(architecture):
-            raise EvaluatorError(f"{label}: pretrained={self.pretrained} holds weights of another network, {weights.architecture.name}; "
-                                 "leave out one of the two")
 
-    def evaluate(self, architecture: Architecture, *, seed: int, folder: Path | None = None) -> Evaluation:
-        """Train with this seed; the accuracy after the last epoch.
+    def evaluate(self, architecture: Architecture, *, seed: int, folder: Path | None = None, rung: int = -1) -> Evaluation:
+        """Train with this seed to the end of a rung (the last: the whole training); the accuracy after its last epoch.
 
         `folder` gets architecture.yaml, history.csv and checkpoint.pt; an interrupted training in it
-        is continued. Raises EvaluatorError for a loss that is not finite and when memory runs out.
+        is continued, and so is that of the rung before. Seconds and multiply-adds are those that this
+        rung added. Raises EvaluatorError for a loss that is not finite and when memory runs out.
         """
         self.check(architecture)
         from scalesearch.training.distributed import join_world
 
-        split, leads = _split(self.data, seed % self.folds, self.folds), join_world().leads
+        rung, ladder = range(len(self.rungs))[rung], self.ladder
+        network, ends = ladder.network(architecture, rung), ladder.epochs(self.recipe.epochs)
+        split, leads = ladder.split(_split(self.data, seed % self.folds, self.folds), rung), join_world().leads
+        if folder is not None and not ladder.resumes and rung < len(self.rungs) - 1:
+            folder = folder / f"rung-{rung}"
         if folder is not None and leads:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / "architecture.yaml", architecture.to_yaml())
+            write_atomic(folder / "architecture.yaml", network.to_yaml())
         history: list[EpochStats] = []
-        with self._resources(architecture):
-            for stats in self._train(architecture, split, seed, folder):
+        with self._resources(network), contextlib.closing(self._train(network, split, seed, folder)) as training:
+            for stats in training:
                 history.append(stats)
                 if folder is not None and leads:
                     write_history(folder / "history.csv", history)
-        return self._evaluation(architecture, history, split, seed)
+                if stats.epoch == ends[rung]:
+                    break  # closing the training writes its checkpoint
+        before = ends[rung - 1] if ladder.resumes and rung else 0
+        return self._evaluation(network, history, before, split, seed)
 
     def test_accuracy(self, architecture: Architecture, *, seed: int, folder: Path) -> Evaluation:
         """The accuracy of the finished training in `folder` on the test images, which nothing else reads."""
@@ -181,7 +211,7 @@ class TrainedEvaluator:
         model.load_state_dict(_final_weights(folder / "checkpoint.pt"))
         return model
 
-    def _train(self, architecture: Architecture, split: Split, seed: int, folder: Path | None) -> Iterator[EpochStats]:
+    def _train(self, architecture: Architecture, split: Split, seed: int, folder: Path | None) -> Generator[EpochStats, None, None]:
         from scalesearch.training.checkpoint import Checkpoint
         from scalesearch.training.loop import train
 
@@ -203,10 +233,13 @@ class TrainedEvaluator:
         return build_model(architecture, dropout=ends(recipe.dropout)[1], stochastic_depth=recipe.stochastic_depth, padding=recipe.padding,
                            bn_eps=recipe.bn_eps, bn_momentum=recipe.bn_momentum, initialiser=recipe.initialiser, seed=seed)
 
-    def _evaluation(self, architecture: Architecture, history: Sequence[EpochStats], split: Split, seed: int) -> Evaluation:
+    def _evaluation(self, architecture: Architecture, history: Sequence[EpochStats], before: int, split: Split, seed: int) -> Evaluation:
+        """The last epoch as an evaluation that began after `before` epochs."""
         last, images = history[-1], len(split.validation)
+        spent = (history[before - 1].seconds, history[before - 1].training_macs) if before else (0.0, 0.0)
         return Evaluation(
-            last.accuracy, binomial_deviation(last.accuracy, images), last.seconds, last.training_macs, self._device_name(),
+            last.accuracy, binomial_deviation(last.accuracy, images), last.seconds - spent[0], last.training_macs - spent[1],
+            self._device_name(),
             {"loss": last.loss, "epochs": last.epoch, "train_images": len(split.train), "validation_images": images,
              "fold": seed % self.folds, "folds": self.folds, "mode": last.mode, "micro_batch": last.micro_batch, "memory": last.memory,
              "recipe": to_mapping(self.recipe_for(architecture)), "history_columns": list(HISTORY),

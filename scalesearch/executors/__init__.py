@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from scalesearch.architecture import Architecture
 from scalesearch.errors import ScalesearchError
-from scalesearch.evaluators import Evaluator
+from scalesearch.evaluators import Evaluator, rungs_of
 from scalesearch.plugins import Table
 from scalesearch.records import Evaluation, Failure
 
@@ -81,7 +81,8 @@ def run_job(evaluator: Evaluator, job: Job) -> Evaluation | Failure:
     """Evaluate; an exception becomes a Failure with its cause, its traceback goes to the candidate's folder."""
     started = time.monotonic()
     try:
-        result = evaluator.evaluate(job.architecture, seed=job.seed, folder=job.folder)
+        rung = {"rung": job.rung} if len(rungs_of(evaluator)) > 1 else {}
+        result = evaluator.evaluate(job.architecture, seed=job.seed, folder=job.folder, **rung)
         if isinstance(result, Evaluation):
             return result
         cause = f"{evaluator.name}: evaluate returned {type(result).__name__}, not an Evaluation"

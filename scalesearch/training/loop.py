@@ -84,7 +84,8 @@ class EpochStats:
 
 def train(model: nn.Module, split: Split, recipe: Recipe, *, resolution: int, macs: Callable[[int], float], seed: int = 0,
           device: str | torch.device = "auto", statistics: Statistics | None = None, checkpoint: Checkpoint | None = None,
-          stop: Callable[[], bool] = stopping.requested) -> Iterator[EpochStats]:
+          stop: Callable[[], bool] = stopping.requested,
+          make_step: Callable[..., TrainingStep] = TrainingStep) -> Generator[EpochStats, None, None]:
     """Train `model` in place; yields after every epoch, with averaged weights on the side.
 
     macs          the network's multiply-adds per image as a function of the resolution
@@ -92,12 +93,13 @@ def train(model: nn.Module, split: Split, recipe: Recipe, *, resolution: int, ma
     checkpoint    a training found there is gone on with: its finished epochs are yielded again, untrained;
                   that of another training is refused
     stop          asked between steps; when it says so, the checkpoint is written and Terminated raised
+    make_step     what takes the steps, called as TrainingStep is
 
     Raises TrainingDiverged at a loss that is not finite; the last checkpoint stays. When the generator
     ends, `model` holds the weights that were evaluated last. Started by torchrun, all processes call
     this alike, and the first one writes.
     """
-    run = _Run.start(model, split, recipe, resolution, macs, seed, device, statistics, checkpoint)
+    run = _Run.start(model, split, recipe, resolution, macs, seed, device, statistics, checkpoint, make_step)
     with stopping.listening():
         yield from run.resume()
         try:
@@ -123,11 +125,11 @@ def steps_per_epoch(images: int, recipe: Recipe) -> int:
     return max(images // recipe.batch, 1)
 
 
-def images_by_resolution(recipe: Recipe, images: int, resolution: int) -> dict[int, int]:
-    """How many images a whole training looks at, by their resolution in px."""
+def images_by_resolution(recipe: Recipe, images: int, resolution: int, epochs: int | None = None) -> dict[int, int]:
+    """How many images the first `epochs` of a training (None: all) look at, by their resolution in px."""
     counted: dict[int, int] = {}
     each = steps_per_epoch(images, recipe) * min(recipe.batch, images)
-    for epoch in range(recipe.epochs):
+    for epoch in range(recipe.epochs if epochs is None else epochs):
         side = plan_at(recipe, epoch, resolution).resolution
         counted[side] = counted.get(side, 0) + each
     return counted
@@ -167,7 +169,8 @@ class _Run:
 
     @classmethod
     def start(cls, model: nn.Module, split: Split, recipe: Recipe, resolution: int, macs: Callable[[int], float], seed: int,
-              device: str | torch.device, statistics: Statistics | None, checkpoint: Checkpoint | None) -> _Run:
+              device: str | torch.device, statistics: Statistics | None, checkpoint: Checkpoint | None,
+              make_step: Callable[..., TrainingStep]) -> _Run:
         if len(split.train) < 2:
             raise DataError(f"{len(split.train)} training images; BatchNorm needs at least 2 to a step")
         # A set smaller than a batch is one batch, and the learning rate follows it.
@@ -177,7 +180,7 @@ class _Run:
         model = place(model, recipe, device, world)
         averaged = copy.deepcopy(model) if recipe.ema else None
         identity = _identity(model, split, recipe, resolution, seed, statistics)
-        step = TrainingStep(model, averaged, make_optimizer(model, recipe), recipe, device, wants_bf16(recipe, device), world)
+        step = make_step(model, averaged, make_optimizer(model, recipe), recipe, device, wants_bf16(recipe, device), world)
         return cls(recipe, model, averaged, step, split, Images(split.data, split.validation, resolution, device, memory_budget(device)),
                    *statistics_on(statistics or split.statistics, device), resolution, macs, seed, device, world, identity, checkpoint,
                    saved=time.monotonic())
