@@ -256,7 +256,7 @@ def compare_with_best(accuracies: Mapping[str, Sequence[float | None]], confiden
     s²·(1/n + n_test/n_train), not s²/n; Satterthwaite 1946.
     """
     folds = max((len(row) for row in accuracies.values()), default=0)
-    table = np.array([_padded(row, folds) for row in accuracies.values()], dtype=float).reshape(len(accuracies), folds)
+    table = np.array([padded(row, folds) for row in accuracies.values()], dtype=float).reshape(len(accuracies), folds)
     counts = np.isfinite(table).sum(axis=1)
     ids = list(accuracies)
     alive = np.flatnonzero(counts)
@@ -264,7 +264,7 @@ def compare_with_best(accuracies: Mapping[str, Sequence[float | None]], confiden
     overlap = overlap_ratio(test_fraction)
     if not len(alive):
         return Comparison(None, failed, folds, confidence, overlap)
-    fit = _two_way(table[alive])
+    fit = two_way(table[alive])
     complete = np.flatnonzero(counts[alive] == counts.max())
     best = int(complete[np.argmax(fit.means[complete])])
     deviation = math.sqrt(fit.variance) if fit.degrees else None
@@ -284,12 +284,12 @@ def compare_with_best(accuracies: Mapping[str, Sequence[float | None]], confiden
                       deviation, fit.degrees, critical, visible)
 
 
-def _padded(row: Sequence[float | None], length: int) -> list[float]:
+def padded(row: Sequence[float | None], length: int) -> list[float]:
     values = [math.nan if v is None or not math.isfinite(v) else float(v) for v in row]
     return values + [math.nan] * (length - len(values))
 
 
-class _Fit(NamedTuple):
+class Fit(NamedTuple):
     """Least squares of networks + folds. `inverse` turns contrasts into variances, `projector` tells which are estimable."""
 
     means: Floats
@@ -302,7 +302,7 @@ class _Fit(NamedTuple):
     total_degrees: float
 
 
-def _two_way(table: Floats) -> _Fit:
+def two_way(table: Floats) -> Fit:
     """Fit network + fold effects to a table with holes, by eliminating the folds (Searle, Linear Models, ch. 7)."""
     there = np.isfinite(table)
     table, there = table[:, there.any(axis=0)], there[:, there.any(axis=0)]
@@ -320,7 +320,7 @@ def _two_way(table: Floats) -> _Fit:
     # Rounding alone must not make two deterministic copies differ.
     variance = 0.0 if variance < _SAME**2 else variance
     total, total_degrees = _total_variance(y, cells, squares, variance, degrees)
-    return _Fit(effects + folds.mean(), cells.sum(axis=1).astype(np.int64), inverse, projector, variance, max(degrees, 0),
+    return Fit(effects + folds.mean(), cells.sum(axis=1).astype(np.int64), inverse, projector, variance, max(degrees, 0),
                 total, total_degrees)
 
 
@@ -341,7 +341,7 @@ def _total_variance(y: Floats, cells: Floats, squares: float, variance: float, d
     return total, (total**2 / spread if spread else float(fold_degrees))
 
 
-def _bounds(fit: _Fit, i: int, best: int, critical: float | None, overlap: float) -> Interval | None:
+def _bounds(fit: Fit, i: int, best: int, critical: float | None, overlap: float) -> Interval | None:
     """Simultaneous interval of mean_i − mean_best; None where the two share no chain of folds or nothing estimates the noise."""
     if critical is None:
         return None
@@ -356,7 +356,7 @@ def _bounds(fit: _Fit, i: int, best: int, critical: float | None, overlap: float
     return Interval(difference - half, difference + half)
 
 
-def _interval_of_mean(fit: _Fit, i: int, confidence: float, overlap: float) -> Interval | None:
+def _interval_of_mean(fit: Fit, i: int, confidence: float, overlap: float) -> Interval | None:
     if fit.total_degrees <= 0:
         return None
     half = _student(confidence, round(fit.total_degrees, 6)) * math.sqrt(fit.total * (1 / int(fit.counts[i]) + overlap))

@@ -51,7 +51,7 @@ class Candidate:
         return blocks(self.architecture)
 
     @property
-    def amounts(self) -> dict[str, float]:
+    def amounts(self) -> dict[str, int]:
         """What is known of its cost without measuring."""
         return {"macs": self.cost.macs, "params": self.cost.params}
 
@@ -162,8 +162,8 @@ class Candidates:
             return False
         if self._history and network.blocks == self._history[0].blocks:
             return True  # it was found inside before, and a measurement may have noise
-        measured = self.window is not None and self.window.metric != "macs"
-        if self.window is not None and not measured and network.cost.macs not in self.window:
+        exact = None if self.window is None else network.amounts.get(self.window.metric)
+        if self.window is not None and exact is not None and exact not in self.window:
             return False
         return self.inside is None or self.inside(network.architecture)
 

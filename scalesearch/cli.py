@@ -40,6 +40,8 @@ COMMANDS = {
     "grid": Command("scalesearch.studies.grid", "GridSettings", "find the scaling coefficients alpha, beta, gamma by training"),
     "scale": Command("scalesearch.studies.scale", "ScaleSettings", "scale a network by phi or to a budget"),
     "family": Command("scalesearch.studies.family", "FamilySettings", "from a budget to a family: nas, grid, scale, report"),
+    "audit": Command("scalesearch.studies.audit", "AuditSettings", "is the proxy fit to rank? train a few networks at it and longer"),
+    "calibrate": Command("scalesearch.studies.calibrate", "CalibrateSettings", "fit the reward's exponent to your images"),
     "data": Command("scalesearch.studies.data", "LookSettings", "look at images before training: classes, splits, sizes, pictures"),
     "train": Command("scalesearch.studies.train", "TrainSettings", "train one network on images"),
     "cost": Command("scalesearch.studies.cost", "CostSettings", "count multiply-adds, parameters and activations"),

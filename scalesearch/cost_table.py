@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ from scalesearch.errors import SpaceError
 
 Codes = NDArray[np.uint8]
 Costs = NDArray[np.int64]
+Price = Callable[[Block], int]
+"""What a block costs in some other whole unit, such as nanoseconds on a device; a network's is the sum."""
 
 # Entries of a joint table: three arrays of this many int64 stay in a 2 MB second-level cache.
 TABLE_ENTRIES = 8192
@@ -56,8 +58,8 @@ class StageOptions:
         return tuple(sorted({stage.channels for stage in self.stages}))
 
 
-def stage_costs(skeleton: Architecture, options: Sequence[StageOptions]) -> list[dict[int, Costs]]:
-    """For each stage: width it receives → costs (options, 3) in multiply-adds, parameters, activations.
+def stage_costs(skeleton: Architecture, options: Sequence[StageOptions], price: Price | None = None) -> list[dict[int, Costs]]:
+    """For each stage: width it receives → costs (options, 3) in multiply-adds, parameters, activations; (options, 4) with a `price`.
 
     Stem, head and classifier are in the first and last stage, so that a network is the sum of its stages.
     """
@@ -65,37 +67,39 @@ def stage_costs(skeleton: Architecture, options: Sequence[StageOptions]) -> list
     widths = [(skeleton.stem.channels,), *(option.widths for option in options)]
     tables = []
     for number, option in enumerate(options, start=1):
-        costs = {inputs: np.array([_stage_cost(stage, number, inputs, entries[number].size_in) for stage in option.stages])
+        costs = {inputs: np.array([_stage_cost(stage, number, inputs, entries[number].size_in, price) for stage in option.stages])
                  for inputs in widths[number - 1]}
         tables.append(costs)
-    stem = np.array(block_cost(entries[0])[1:])
-    tail = np.array([_tail_cost(skeleton, stage) for stage in options[-1].stages])
+    stem = np.array(_total([entries[0]], price))
+    tail = np.array([_tail_cost(skeleton, stage, price) for stage in options[-1].stages])
     tables[0] = {inputs: costs + stem for inputs, costs in tables[0].items()}
     tables[-1] = {inputs: costs + tail for inputs, costs in tables[-1].items()}
     return tables
 
 
-def _stage_cost(stage: Stage, number: int, inputs: int, size: int) -> list[int]:
-    return _total(stage_blocks(stage, number, inputs, size))
+def _stage_cost(stage: Stage, number: int, inputs: int, size: int, price: Price | None) -> list[int]:
+    return _total(stage_blocks(stage, number, inputs, size), price)
 
 
-def _tail_cost(skeleton: Architecture, last: Stage) -> list[int]:
+def _tail_cost(skeleton: Architecture, last: Stage, price: Price | None) -> list[int]:
     """Head and classifier behind a last stage of that many channels."""
     network = skeleton.replace(stages=(*skeleton.stages[:-1], replace(last, layers=1)))
-    return _total(block for block in blocks(network) if block.stage > len(network.stages))
+    return _total((block for block in blocks(network) if block.stage > len(network.stages)), price)
 
 
-def _total(rows: Iterable[Block]) -> list[int]:
-    return [sum(column) for column in zip(*(block_cost(block)[1:] for block in rows), strict=True)]
+def _total(rows: Iterable[Block], price: Price | None) -> list[int]:
+    own = ((*block_cost(block)[1:], *(() if price is None else (price(block),))) for block in rows)
+    return [sum(column) for column in zip(*own, strict=True)]
 
 
 class CostTable:
     """Costs of encoded candidates in numpy; equal to `cost_of` to the unit.
 
-    `names` are the parameters in code order, `stage1.expansion` and so on.
+    `names` are the parameters in code order, `stage1.expansion` and so on. With a `price` there are
+    also `prices`.
     """
 
-    def __init__(self, skeleton: Architecture, options: Sequence[StageOptions]) -> None:
+    def __init__(self, skeleton: Architecture, options: Sequence[StageOptions], price: Price | None = None) -> None:
         named = {f"stage{number}.{key}": choices for number, option in enumerate(options, start=1)
                  for key, choices in option.choices.items()}
         self.names = tuple(named)
@@ -104,13 +108,13 @@ class CostTable:
             raise SpaceError(f"{longest}: {len(named[longest])} choices; a code is one byte, at most 256")
         self._positions = [{choice: position for position, choice in enumerate(choices)} for choices in named.values()]
         self._radices = tuple(len(choices) for choices in named.values())
-        tables = _merge(_axis_tables(skeleton, options), self._radices)
+        tables = _merge(_axis_tables(skeleton, options, price), self._radices)
         self._strides = np.zeros((len(named), len(tables)), dtype=np.float32)
         for column, (axes, _) in enumerate(tables):
             for axis, stride in zip(axes, _strides([self._radices[a] for a in axes]), strict=True):
                 self._strides[axis, column] = stride
-        self._macs, self._params, self._activations = (
-            [np.ascontiguousarray(costs[quantity]).reshape(-1) for _, costs in tables] for quantity in range(3))
+        self._macs, self._params, self._activations, *self._prices = (
+            [np.ascontiguousarray(costs[quantity]).reshape(-1) for _, costs in tables] for quantity in range(3 + (price is not None)))
 
     def encode(self, candidates: Sequence[Mapping[str, Any]]) -> Codes:
         """Values of candidates as codes (candidates, parameters)."""
@@ -131,6 +135,10 @@ class CostTable:
         """Output elements of the convolutions and the classifier of each row of codes."""
         return self._sums(codes, self._activations)[0]
 
+    def prices(self, codes: Codes) -> Costs:
+        """Sum of the blocks' prices of each row of codes."""
+        return self._sums(codes, *self._prices)[0]
+
     def _sums(self, codes: Codes, *quantities: list[Costs]) -> list[Costs]:
         totals = [np.empty(len(codes), dtype=np.int64) for _ in quantities]
         for start in range(0, len(codes), CHUNK):
@@ -142,20 +150,20 @@ class CostTable:
         return totals
 
 
-# The parameters that a table runs over, ascending, and its costs (3, *their radices).
+# The parameters that a table runs over, ascending, and its costs (3 or 4, *their radices).
 _AxisTable = tuple[tuple[int, ...], Costs]
 
 
-def _axis_tables(skeleton: Architecture, options: Sequence[StageOptions]) -> list[_AxisTable]:
+def _axis_tables(skeleton: Architecture, options: Sequence[StageOptions], price: Price | None) -> list[_AxisTable]:
     """A table per stage over its own parameters and those that set the width it receives."""
     first = itertools.accumulate((len(option.choices) for option in options), initial=0)
     tables: list[_AxisTable] = []
     width_axes: tuple[int, ...] = ()
     received = np.array([skeleton.stem.channels])
-    for option, costs, offset in zip(options, stage_costs(skeleton, options), first, strict=False):
+    for option, costs, offset in zip(options, stage_costs(skeleton, options, price), first, strict=False):
         by_width = np.stack([costs[width] for width in received.reshape(-1).tolist()])
         own = tuple(range(offset, offset + len(option.choices)))
-        tables.append(((*width_axes, *own), np.moveaxis(by_width, -1, 0).reshape(3, *_shape(received), *option.radices)))
+        tables.append(((*width_axes, *own), np.moveaxis(by_width, -1, 0).reshape(by_width.shape[-1], *_shape(received), *option.radices)))
         channels = np.array([stage.channels for stage in option.stages]).reshape(option.radices)
         moving = [axis for axis in range(channels.ndim) if (np.take(channels, [0], axis) != channels).any()]
         width_axes = tuple(own[axis] for axis in moving)
@@ -184,7 +192,7 @@ def _merge(tables: Sequence[_AxisTable], radices: Sequence[int]) -> list[_AxisTa
 def _spread(axes: tuple[int, ...], costs: Costs, union: tuple[int, ...]) -> Costs:
     """The table with an axis of length one for every parameter of `union` that it does not have."""
     lengths = dict(zip(axes, costs.shape[1:], strict=True))
-    return costs.reshape(3, *(lengths.get(axis, 1) for axis in union))
+    return costs.reshape(len(costs), *(lengths.get(axis, 1) for axis in union))
 
 
 def _strides(radices: Sequence[int]) -> list[int]:

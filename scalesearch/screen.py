@@ -46,8 +46,9 @@ class Progress:
         """`steps` more are done; `note` (best so far, say) replaces the text at the end of the bar."""
         self.set(self.done + steps, note)
 
-    def set(self, done: int, note: str | None = None) -> None:
-        """`done` steps are done in all, those of a continued run included."""
+    def set(self, done: int, note: str | None = None, total: int | None = None) -> None:
+        """`done` steps are done in all, those of a continued run included; `total` where more or fewer are expected now."""
+        self.total = self.total if total is None else total
         if self.done == 0 and done > 1:
             self.before = done - 1
         self.done = done

@@ -87,7 +87,7 @@ def run_search(space: Space, evaluator: Evaluator, sampler: Sampler, objective: 
     survivors    networks that reach the last rung at least
     measure      a network's measured costs, where the objective needs them
     inside       asked of every network before it counts: whether its measured cost is in the window
-    may_start    asked before every evaluation; no ends the search
+    may_start    asked with its rung before every evaluation; no at rung 0 ends the proposals, at another the search
 
     A failed evaluation is a record with its cause and does not end the search; RunError when the
     first few all fail. Ctrl-C ends it with what is recorded. BudgetError when the window is empty.
@@ -107,7 +107,7 @@ def run_search(space: Space, evaluator: Evaluator, sampler: Sampler, objective: 
                 if step is not None:
                     bench.submit(*step)  # evaluate
                 _report(sampler, ladder, objective, rungs_of(evaluator), bench.collect() if step else bench.wait())  # record, tell
-            stopped = steps.stopped
+            stopped = steps.stopped or steps.full
         except KeyboardInterrupt:
             interrupted = True
     found = bench.found()
@@ -173,6 +173,7 @@ class _Steps:
     bench: Bench
     trials: int
     may_start: MayStart
+    full: bool = False  # there is time for promotions, but for no new network
     stopped: bool = False
     networks: dict[str, Candidate] = field(default_factory=dict)
 
@@ -186,10 +187,10 @@ class _Steps:
             return self._new()
         if (kept := self._on_record()) is not None:
             return kept
-        if self.candidates.accepted < self.trials:
-            self.stopped = not self.may_start(0)
-            if self.stopped or (new := self._new()) is not None:
-                return None if self.stopped else new
+        if self.candidates.accepted < self.trials and not self.full:
+            self.full = not self.may_start(0)
+            if not self.full and (new := self._new()) is not None:
+                return new
         return self._promote(self.ladder.next(closing=True))
 
     def _new(self) -> tuple[Candidate, int] | None:

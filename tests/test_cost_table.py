@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scalesearch.architecture import load_architecture
+from scalesearch.architecture import Block, blocks, load_architecture
 from scalesearch.cost import cost_of
 from scalesearch.cost_table import CostTable, StageOptions, stage_costs
 from scalesearch.errors import SpaceError
@@ -68,3 +68,18 @@ def test_options_that_make_no_sense() -> None:
         StageOptions({"kernel": (3, 5)}, (one,))
     with pytest.raises(SpaceError, match="differ in stride"):
         StageOptions({"kernel": (3, 5)}, (one, two))
+
+
+@pytest.mark.parametrize("name", ["mbconv", "mnasnet"])
+def test_prices_are_summed_beside_the_costs(name: str) -> None:
+    space = load_space(name, width=0.5, resolution=64)
+
+    def price(block: Block) -> int:
+        return block.kernel * block.inputs + block.size_in - 50 * (block.op == "stem")
+
+    table, plain = CostTable(space.baseline, space.options, price), space.cost_table  # type: ignore[attr-defined]
+    codes = table.random(np.random.default_rng(0), 200)
+    candidates = [{p.name: p.choices[code] for p, code in zip(space.parameters, row, strict=True)} for row in codes.tolist()]
+    assert table.prices(codes).tolist() == [sum(map(price, blocks(space.decode(values)))) for values in candidates]
+    assert all((a == b).all() for a, b in zip(table.costs(codes), plain.costs(codes), strict=True))
+    assert (table.activations(codes) == plain.activations(codes)).all()

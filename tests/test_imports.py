@@ -21,16 +21,18 @@ HEAVY = {"torch", "torchvision", "optuna", "sklearn", "scipy", "fvcore", "matplo
 LADDER = """
 errors, stopping
 config
-plugins, screen
+plugins, screen, metrics
 architecture
 cost, objective
 scaling, cost_table
 records
 spaces
 samplers, analysis, networks
+rank_correlation
 training, figures, contrasts
+search_figures, audit_figures
 evaluators
-promotion, candidates
+promotion, candidates, measuring
 executors
 bench
 search

@@ -96,7 +96,8 @@ def test_a_record_says_everything(tmp_path: Path) -> None:
     cost = cost_of(network)
     assert record.network == network and record.id == network.id and record.fingerprint == "0123456789ab"
     assert (record.macs, record.params, record.activations, record.resolution) == (cost.macs, cost.params, cost.activations, 32)
-    assert record.accuracy == truth(network) and record.reward == OBJECTIVE(truth(network), {"macs": cost.macs}) and record.deviation == 0.01
+    assert record.accuracy == truth(network) and record.deviation == 0.01
+    assert record.reward == OBJECTIVE(truth(network), {"macs": cost.macs})
     assert record.origin == "listener" and record.worker == f"inline:{os.getpid()}" and record.training_macs == 1e6
     assert record.started <= record.finished and record.ok and record.rung == 0 and record.seed == 0
 

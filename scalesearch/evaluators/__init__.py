@@ -48,6 +48,7 @@ def rungs_of(evaluator: Evaluator) -> tuple[float, ...]:
 
 
 EVALUATORS = Table("evaluator", {
+    "supernet": "scalesearch.evaluators.supernet:SupernetEvaluator",
     "surrogate": "scalesearch.evaluators.surrogate:SurrogateEvaluator",
     "trained": "scalesearch.evaluators.trained:TrainedEvaluator",
 })

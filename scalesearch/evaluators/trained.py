@@ -183,7 +183,7 @@ class TrainedEvaluator:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "architecture.yaml", network.to_yaml())
         history: list[EpochStats] = []
-        with self._resources(network), contextlib.closing(self._train(network, split, seed, folder)) as training:
+        with self.resources(network), contextlib.closing(self._train(network, split, seed, folder)) as training:
             for stats in training:
                 history.append(stats)
                 if folder is not None and leads:
@@ -199,10 +199,10 @@ class TrainedEvaluator:
 
         split, test = _split(self.data, seed % self.folds, self.folds), self.dataset().test
         model = self.trained_model(architecture, seed=seed, folder=folder)
-        with self._resources(architecture):
+        with self.resources(architecture):
             accuracy, loss = evaluate_on(model, test, split, self.recipe, resolution=architecture.resolution, device=self.device,
                                          statistics=self._statistics())
-        return Evaluation(accuracy, binomial_deviation(accuracy, len(test)), device=self._device_name(),
+        return Evaluation(accuracy, binomial_deviation(accuracy, len(test)), device=self.device_name(),
                           details={"loss": loss, "test_images": len(test)})
 
     def trained_model(self, architecture: Architecture, *, seed: int, folder: Path) -> Network:
@@ -239,14 +239,14 @@ class TrainedEvaluator:
         spent = (history[before - 1].seconds, history[before - 1].training_macs) if before else (0.0, 0.0)
         return Evaluation(
             last.accuracy, binomial_deviation(last.accuracy, images), last.seconds - spent[0], last.training_macs - spent[1],
-            self._device_name(),
+            self.device_name(),
             {"loss": last.loss, "epochs": last.epoch, "train_images": len(split.train), "validation_images": images,
              "fold": seed % self.folds, "folds": self.folds, "mode": last.mode, "micro_batch": last.micro_batch, "memory": last.memory,
              "recipe": to_mapping(self.recipe_for(architecture)), "history_columns": list(HISTORY),
              "history": [[getattr(stats, column) for column in HISTORY] for stats in history]})
 
     @contextlib.contextmanager
-    def _resources(self, architecture: Architecture) -> Iterator[None]:
+    def resources(self, architecture: Architecture) -> Iterator[None]:
         """The thread count while training on a CPU, and running out of memory as one line."""
         import torch
 
@@ -259,14 +259,14 @@ class TrainedEvaluator:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(f"out of memory on {self._device_name()}: batch {self.recipe.batch} at {architecture.resolution} px "
+            raise OutOfMemory(f"out of memory on {self.device_name()}: batch {self.recipe.batch} at {architecture.resolution} px "
                                  "does not fit, nor do its micro-batches; lower recipe.batch or the resolution") from None
         finally:
             torch.set_num_threads(before)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _device_name(self) -> str:
+    def device_name(self) -> str:
         import torch
 
         from scalesearch.training.devices import torch_device

@@ -1,8 +1,9 @@
 """Evaluations side by side in worker processes of this machine, one thread each.
 
 A worker is a process and a pipe. It is started fresh (spawn), so that no thread pool or CUDA context
-of the driver is copied into it, loads the evaluator once, and then evaluates what comes through the
-pipe. A worker that is killed takes one job with it, and that job is tried once more on a new worker.
+of the driver is copied into it, and evaluates what comes through the pipe: an evaluator now and then,
+and jobs for it. Workers that were left open for the next search have their imports behind them. A
+worker that is killed takes one job with it, and that job is tried once more on a new worker.
 A worker ends with its driver, however the driver ends; asked to stop, it writes its checkpoint first.
 
 Scripts that start workers are imported by them, and so need `if __name__ == "__main__":` around
@@ -55,15 +56,11 @@ class LocalExecutor:
         return sum(worker.job is None for worker in self._workers)
 
     def start(self, evaluator: Evaluator) -> None:
-        before = self._evaluator
         try:
             self._evaluator = pickle.dumps(evaluator)
         except Exception as error:
             raise EvaluatorError(f"evaluator {evaluator.name} cannot be sent to worker processes ({cause_of(error)}); "
                                  "define it at the top level of a module, or write workers=0") from None
-        if before != self._evaluator:  # workers that are left from another search hold its evaluator
-            for worker in self._workers:
-                worker.stop()
         atexit.unregister(self.close)
         atexit.register(self.close)  # before multiprocessing's own exit, which would wait for the workers
 
@@ -98,6 +95,7 @@ class _Worker:
         self._threads = threads
         self._process: BaseProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
+        self._holds = b""  # the evaluator that it was sent
         self._loaded = False
         self._retried = False
 
@@ -153,19 +151,25 @@ class _Worker:
 
     def _send(self, evaluator: bytes) -> None:
         """Hand the job over, to a new process where there is none or the old one died while idle."""
-        pipe = self._pipe or self._start(evaluator)
         try:
-            pipe.send(self.job)
+            self._hand_over(self._pipe or self._start(), evaluator)
         except OSError:
             self.stop()
             with suppress(OSError):  # dead again before it took the job: `collect` finds that out
-                self._start(evaluator).send(self.job)
+                self._hand_over(self._start(), evaluator)
 
-    def _start(self, evaluator: bytes) -> Connection[Any, Any]:
+    def _hand_over(self, pipe: Connection[Any, Any], evaluator: bytes) -> None:
+        if self._holds != evaluator:
+            self._loaded = False
+            pipe.send(evaluator)
+            self._holds = evaluator
+        pipe.send(self.job)
+
+    def _start(self) -> Connection[Any, Any]:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, evaluator, self._threads), name=self.name)
-        self._loaded = False
+        self._process = context.Process(target=_work, args=(theirs, self._threads), name=self.name)
+        self._loaded, self._holds = False, b""
         with _inherited(self._threads):
             self._process.start()
         theirs.close()
@@ -188,25 +192,34 @@ _LOADED = "loaded"
 _DIED = "died"
 
 
-def _work(pipe: Connection[Any, Any], pickled: bytes, threads: int) -> None:
-    """A worker's life: load the evaluator, then evaluate job after job until the pipe closes."""
+def _work(pipe: Connection[Any, Any], threads: int) -> None:
+    """A worker's life: evaluate job after job, by the evaluator that came last, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     stopping.handle_sigterm()
     os.dup2(2, 1)  # whatever an evaluator prints must not mix with the driver's results on stdout
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    evaluator: Evaluator | Failure = Failure("no evaluator yet")
+    with suppress(EOFError, OSError):
+        while True:
+            message = pipe.recv()
+            if isinstance(message, bytes):
+                evaluator = _load(message, threads)
+                pipe.send(_LOADED)
+            else:
+                _reply(pipe, evaluator if isinstance(evaluator, Failure) else run_job(evaluator, message))
+
+
+def _load(pickled: bytes, threads: int) -> Evaluator | Failure:
+    """The evaluator; a Failure, which answers every job, where it cannot be loaded here."""
     try:
-        evaluator: Evaluator | Failure = pickle.loads(pickled)
+        evaluator: Evaluator = pickle.loads(pickled)
     except Exception as error:
-        evaluator = Failure(f"the evaluator cannot be loaded in a worker process ({cause_of(error)}); "
-                            "define it in a module that can be imported, or write workers=0")
+        return Failure(f"the evaluator cannot be loaded in a worker process ({cause_of(error)}); "
+                       "define it in a module that can be imported, or write workers=0")
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
-    with suppress(EOFError, OSError):
-        pipe.send(_LOADED)
-        while True:
-            job = pipe.recv()
-            _reply(pipe, evaluator if isinstance(evaluator, Failure) else run_job(evaluator, job))
+    return evaluator
 
 
 def _reply(pipe: Connection[Any, Any], result: Evaluation | Failure) -> None:

@@ -211,7 +211,7 @@ def _modules(architecture: Architecture, layers: Layers, dropout: float, stochas
     drops = (stochastic_depth * i / len(stages) for i in range(len(stages)))
     for number, stage in groupby(zip(stages, drops, strict=True), key=lambda pair: pair[0].stage):
         trunk[f"layer{number}" if resnet else str(number - 1)] = nn.Sequential(
-            *(_residual_block(block, layers, drop) for block, drop in stage))
+            *(residual_block(block, layers, drop) for block, drop in stage))
     modules.update(trunk if resnet else {"blocks": nn.Sequential(trunk)})
     for row in rows:
         if row.op == "head":
@@ -230,7 +230,7 @@ def _stem(row: Block, layers: Layers, name: str) -> Modules:
     return modules
 
 
-def _residual_block(block: Block, layers: Layers, drop: float) -> ResidualBlock:
+def residual_block(block: Block, layers: Layers, drop: float) -> ResidualBlock:
     """The module of one block of a stage, its layers under timm's names."""
     shortcut: Modules = OrderedDict()
     if block.skip == "projection":

@@ -1,4 +1,8 @@
-"""The section of a network search: the winner beside the stock baseline, and what the search saw."""
+"""The section of a network search: the verdict where there is one, winner and stock baseline, and what the search saw.
+
+Each key of result.json that the study wrote brings its own parts of the section: `verdict`, `bought`,
+`rungs`, `plan`, `audit`, `prior`, `measured`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import Any
 
 from scalesearch.analysis import Optimism, compare_with_best
 from scalesearch.architecture import Architecture
-from scalesearch.report import common, tables
+from scalesearch.report import common, rungs, search_bought, spending, tables, verdict
+from scalesearch.report.audit import audit_parts
 from scalesearch.report.common import Facts, Picture, Section, at, plural
 from scalesearch.report.runs import REFERENCES, Network, Run, architecture_of
 from scalesearch.report.tables import Column, Table, count, percent, points, short
@@ -32,16 +37,28 @@ class Scored:
 
 def nas_section(run: Run) -> Section:
     winner, baseline, drawn = winner_of(run), baseline_of(run), drawn_of(run)
-    section = Section(run, f"Network search: {run.name}", lead(run, winner, baseline, drawn), cautions(run, winner))
+    judged, bought = (run.result.get(key) for key in ("verdict", "bought"))
+    section = Section(run, f"Network search: {run.name}", verdict.lead(judged) if judged else lead(run, winner, baseline, drawn),
+                      [*verdict.cautions(judged), *common.note_of(run)] if judged else cautions(run, winner))
+    if judged:
+        section.tables.append(verdict.table(judged))
+        section.pictures.append(verdict.picture(judged))
+        section.appendix.append(verdict.seeds_table(judged))
+        section.facts.append(("Verdict", verdict.facts(judged)))
     shown = [row for row in (winner, drawn, baseline) if row is not None]
     if shown:
-        section.tables.append(score_table(shown))
+        section.tables.append(score_table(shown, bool(judged)))
     if winner and baseline and winner.architecture and baseline.architecture:
         titles = (f"winner {winner.id}", baseline.label)
         section.tables.append(tables.stages_beside(winner.architecture, baseline.architecture, titles))
     if any(n.accuracy is not None for n in run.networks):
         section.pictures.append(cost_picture(run, winner, baseline))
-        section.pictures.append(reward_picture(run, baseline))
+        section.pictures.extend([] if in_rungs(run) else [reward_picture(run, baseline)])
+    if bought:
+        section.lead.extend(search_bought.lead(bought))
+        section.pictures.extend(search_bought.pictures(run, bought))
+        section.appendix.extend(search_bought.tables(bought))
+    add_surroundings(section, run, winner)
     section.pictures.extend(common.training_picture(run, winner.id if winner else None, baseline.id if baseline else None,
                                                     "stock baseline"))
     section.appendix.append(common.network_table(run))
@@ -49,8 +66,39 @@ def nas_section(run: Run) -> Section:
     return section
 
 
+def add_surroundings(section: Section, run: Run, winner: Scored | None) -> None:
+    """Measured amounts, rungs, the proxy's audit, bill and prior, each where the study wrote it."""
+    told, bill, prior, measured, audited = (run.result.get(key) for key in ("rungs", "plan", "prior", "measured", "audit"))
+    if audited:
+        parts = audit_parts(audited)
+        section.cautions.extend(parts.lead[:1])
+        section.pictures.extend(parts.pictures)
+        section.tables.extend(parts.tables)
+    if told and len(told["shares"]) > 1:
+        section.pictures.extend(rungs.picture(run, told, winner.id if winner else None))
+        section.tables.append(rungs.table(run, told))
+    if bill:
+        section.tables.append(spending.bill_table(bill))
+        section.lead.extend(filter(None, [spending.bill_words(bill)]))
+    if prior:
+        section.cautions.extend(filter(None, [spending.prior_words(prior)]))
+        section.facts.append(("Prior", spending.prior_facts(prior)))
+    if measured:
+        section.lead.extend(spending.measured_words(measured))
+        section.tables.append(spending.measured_table(measured))
+
+
+def in_rungs(run: Run) -> bool:
+    """Whether networks were evaluated rung by rung: their rewards are not comparable then."""
+    return any(r.rung for r in run.searched)
+
+
 def winner_of(run: Run) -> Scored | None:
-    """The result's winner; in the middle of a run the best so far."""
+    """The verdict's winner as the search saw it, else the result's; in the middle of a run the best so far."""
+    judged = run.result.get("verdict")
+    found = run.network(judged["winner"]) if judged else None
+    if found is not None:
+        return from_network("winner", found)
     told = run.result.get("best")
     if isinstance(told, Mapping):
         return from_result("winner", told, run)
@@ -147,7 +195,7 @@ def paired(run: Run, winner: Scored) -> list[str]:
             f"({comparison.confidence:.0%} interval of these two; it does not count that the winner was picked)."]
 
 
-def score_table(rows: Sequence[Scored]) -> Table:
+def score_table(rows: Sequence[Scored], judged: bool = False) -> Table:
     second = any(row.second is not None for row in rows)
     spread = any(row.deviation is not None for row in rows)
     columns = (Column("role", "role", number=False), Column("id", "", number=False), Column("label", "network", number=False),
@@ -158,7 +206,8 @@ def score_table(rows: Sequence[Scored]) -> Table:
     body = tuple((row.role, row.id, row.label, row.macs, row.params, row.accuracy, row.deviation, row.second, row.reward)
                  for row in rows)
     note = "Deviation: standard deviation of the accuracy, as the evaluator knows it or from repeated trainings."
-    return Table("headline", "Winner beside the stock baseline", columns, body, note=note if spread else "")
+    title = "The same as the search saw them" if judged else "Winner beside the stock baseline"
+    return Table("headline", title, columns, body, note=note if spread else "")
 
 
 # ------------------------------------------------------------------ pictures
@@ -170,19 +219,22 @@ def cost_picture(run: Run, winner: Scored | None, baseline: Scored | None) -> Pi
     def mark(row: Scored | None) -> figures.Mark | None:
         return figures.Mark(row.label, row.macs, row.accuracy, row.deviation) if row and row.accuracy is not None else None
 
-    dots = [figures.Mark(common.called(n), n.macs, n.accuracy, n.deviation) for n in run.candidates]
+    last = max((r.rung for n in run.candidates for r in n.good), default=0)
+    whole = [n for n in run.candidates if any(r.rung == last for r in n.good)]
+    dots = [figures.Mark(common.called(n), n.macs, n.accuracy, n.deviation) for n in whole]
     window = run.result.get("window")
     figure = figures.accuracy_against_cost(
         dots, baseline=mark(baseline), winner=mark(winner), published=common.published_marks(),
         window=(window[0], window[1]) if window else None, accuracy_label=common.accuracy_label(run))
-    return Picture("accuracy_cost", figure, "Accuracy against multiply-adds of every evaluated network, with the Pareto front. "
+    which = "the networks that reached the last rung" if last else "every evaluated network"
+    return Picture("accuracy_cost", figure, f"Accuracy against multiply-adds of {which}, with the Pareto front. "
                    + common.NOT_COMPARABLE)
 
 
 def reward_picture(run: Run, baseline: Scored | None) -> Picture:
     from scalesearch import figures
 
-    rewards = [r.reward if r.ok else None for r in run.records if r.origin not in REFERENCES]
+    rewards = [r.reward if r.ok else None for r in run.searched if r.origin not in REFERENCES]
     label = f"reward {run.result['reward']}" if run.result.get("reward") else "reward"
     figure = figures.reward_over_evaluations(rewards, baseline=baseline.reward if baseline else None, reward_label=label)
     return Picture("reward", figure, "Reward of each evaluation in the order of finishing, the best so far, "

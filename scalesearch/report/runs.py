@@ -21,6 +21,8 @@ from scalesearch.records import Manifest, Record, RecordFile, load_config, load_
 
 # Origins of records that are there for comparison and were proposed by no sampler.
 REFERENCES = ("baseline", "base", "reference")
+# Origins of records that a search keeps beside its own: other schedules, other seeds, other questions.
+BESIDE = ("finalist", "scaled baseline", "random network", "audit", "prior", "supernet")
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,14 @@ class Run:
         return bool(self.result)
 
     @functools.cached_property
+    def searched(self) -> tuple[Record, ...]:
+        """The records of a search and its stock baseline; those of any other command all."""
+        return tuple(r for r in self.records if r.origin not in BESIDE) if self.command == "nas" else self.records
+
+    @functools.cached_property
     def networks(self) -> tuple[Network, ...]:
         """Every network that was evaluated or failed, in the order of first finishing."""
-        return networks_of(self.records)
+        return networks_of(self.searched)
 
     @property
     def candidates(self) -> list[Network]:

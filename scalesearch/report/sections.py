@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from scalesearch.records import Record
 from scalesearch.report import common, tables
+from scalesearch.report.audit import audit_section
+from scalesearch.report.calibrate import calibrate_section
 from scalesearch.report.common import Facts, Section, at, plural
 from scalesearch.report.family import family_section
 from scalesearch.report.grid import grid_section
@@ -18,7 +20,8 @@ from scalesearch.report.runs import Run
 from scalesearch.report.tables import Column, Table, duration, short
 from scalesearch.report.training import training_section
 
-KINDS = {"nas": nas_section, "grid": grid_section, "scale": family_section, "family": family_section, "train": training_section}
+KINDS = {"nas": nas_section, "grid": grid_section, "scale": family_section, "family": family_section, "train": training_section,
+         "audit": audit_section, "calibrate": calibrate_section}
 
 
 def section_of(run: Run) -> Section:
@@ -58,7 +61,7 @@ def state(run: Run) -> list[str]:
                     "Everything below is of what is there.")
     if run.records and not any(r.ok for r in run.records):
         said.append("No evaluation has succeeded; the causes are in the table of failures.")
-    if len({r.fingerprint for r in run.records}) > 1:
+    if len({r.fingerprint for r in run.searched}) > 1 and run.command != "audit":  # which compares two schedules
         said.append("Evaluations with different fingerprints (images, recipe or device) are in this run; "
                     "their accuracies are not comparable.")
     return said

@@ -59,10 +59,13 @@ class Sampler(Protocol):
 
 
 SAMPLERS = Table("sampler", {
+    "cmaes": "scalesearch.samplers.optuna_bridge:CmaEsSampler",
     "enumerate": "scalesearch.samplers.enumerate:EnumerateSampler",
     "evolution": "scalesearch.samplers.evolution:EvolutionSampler",
     "gp": "scalesearch.samplers.optuna_bridge:GPSampler",
+    "local": "scalesearch.samplers.local:LocalSampler",
     "nsga2": "scalesearch.samplers.optuna_bridge:NSGA2Sampler",
+    "predictor": "scalesearch.samplers.predictor:PredictorSampler",
     "random": "scalesearch.samplers.uniform:RandomSampler",
     "tpe": "scalesearch.samplers.optuna_bridge:TPESampler",
 })

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scalesearch.cost import cost_of
 from scalesearch.errors import SpaceError
 from scalesearch.records import Record
 from scalesearch.samplers import Outcome
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 Directions = Sequence[Literal["maximize", "minimize"]]
+# Which parameters Optuna sees as whole numbers; the others are names to it.
+Numbers = Literal["none", "ordered", "all"]
 
 
 class OptunaSampler:
@@ -44,15 +45,15 @@ class OptunaSampler:
     directions: Directions = ("maximize",)
 
     def __init__(self, space: Space, feasible: FeasibleSet | None, seed: int, startup: int, sampler: BaseSampler,
-                 ordered: bool = False) -> None:
+                 numbers: Numbers = "none") -> None:
         import optuna
 
         with _quietly():
             self._study = optuna.create_study(directions=list(self.directions), sampler=sampler)
         self._space = space
-        self._codec = _Codec(space.parameters, ordered)
+        self._codec = _Codec(space.parameters, numbers)
         self._feasible = feasible
-        self._startup = startup
+        self._startup = self.startup = startup
         self._rng = np.random.default_rng(seed)
         self._told = 0
         self._asked: dict[str, Trial] = {}
@@ -100,15 +101,33 @@ class OptunaSampler:
         values = self._codec.decode(positions)
         if self._codec.key(values) in self._proposed:
             return False
-        macs = self._macs(values)
-        return macs is not None and (self._feasible is None or macs in self._feasible.window)
-
-    def _macs(self, values: Mapping[str, Any]) -> int | None:
-        """Multiply-adds; None where the values are no network of the space."""
+        if self._feasible is not None:
+            return self._distance(values) == 0
         try:
-            return cost_of(self._space.decode(values)).macs
+            self._space.decode(values)
         except SpaceError:
-            return None
+            return False
+        return True
+
+    def _into_window(self, positions: Mapping[str, Any]) -> dict[str, Any]:
+        """Single changes, each the one that comes closest to the window, until one lands in it."""
+        values = self._codec.decode(positions)
+        if self._feasible is None or self._allowed(positions):
+            return self._codec.encode(values)
+        for _ in self._codec.distributions:
+            inside = [v for v in self._feasible.neighbours(values) if self._codec.key(v) not in self._proposed]
+            if inside:
+                return self._codec.encode(inside[int(self._rng.integers(len(inside)))])
+            values = min(self._codec.neighbours(values), key=self._distance)
+        return self._codec.encode(values)
+
+    def _distance(self, values: Mapping[str, Any]) -> float:
+        """From the window, in its unit; infinite for values that are no network of the space."""
+        assert self._feasible is not None
+        try:
+            return self._feasible.window.distance(int(self._feasible.costs([values])[0]))
+        except SpaceError:
+            return np.inf
 
     def _add(self, values: Mapping[str, Any], goals: list[float]) -> None:
         """Networks that Optuna did not propose: draws, and records of an earlier run."""
@@ -179,24 +198,36 @@ class GPSampler(OptunaSampler):
 
         with _quietly():
             sampler = WindowedGP(seed=seed, n_startup_trials=self._startup_of_optuna(startup, feasible))
-        super().__init__(space, feasible, seed, startup, sampler, ordered=True)
+        super().__init__(space, feasible, seed, startup, sampler, numbers="ordered")
 
-    def _into_window(self, positions: Mapping[str, Any]) -> dict[str, Any]:
-        """Single changes, each the one that comes closest to the window, until one lands in it."""
-        values = self._codec.decode(positions)
-        if self._feasible is None or self._allowed(positions):
-            return self._codec.encode(values)
-        for _ in self._codec.distributions:
-            inside = [v for v in self._feasible.neighbours(values) if self._codec.key(v) not in self._proposed]
-            if inside:
-                return self._codec.encode(inside[int(self._rng.integers(len(inside)))])
-            values = min(self._codec.neighbours(values), key=self._distance)
-        return self._codec.encode(values)
 
-    def _distance(self, values: Mapping[str, Any]) -> int:
-        """Multiply-adds from the window."""
-        macs, window = self._macs(values), self._feasible.window if self._feasible is not None else None
-        return 0 if window is None or macs is None else max(window.low - macs, macs - window.high, 0)
+class CmaEsSampler(OptunaSampler):
+    """Optuna's CMA-ES (package cmaes) on the positions of the choices, unordered ones too: it knows numbers only.
+
+    Proposals are moved into the window, one parameter after another, and it learns from where they
+    arrived. It learns from its own proposals only.
+
+    startup   uniform draws from the window before it begins
+    """
+
+    name = "cmaes"
+
+    def __init__(self, space: Space, feasible: FeasibleSet | None = None, seed: int = 0, startup: int = 1) -> None:
+        import optuna
+
+        into_window = self._into_window
+
+        class WindowedCmaEs(optuna.samplers.CmaEsSampler):
+            def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
+                params = super().sample_relative(study, trial, search_space)
+                return {name: into_window(params)[name] for name in params} if params else params
+
+        with _quietly():
+            # With a margin the variance of a whole number never vanishes (arXiv 2205.13482), but it is then told what it
+            # proposed and not where that was moved to.
+            sampler = WindowedCmaEs(seed=seed, n_startup_trials=self._startup_of_optuna(startup, feasible), with_margin=feasible is None,
+                                    warn_independent_sampling=False)
+        super().__init__(space, feasible, seed, startup, sampler, numbers="all")
 
 
 class NSGA2Sampler(OptunaSampler):
@@ -248,9 +279,9 @@ class NSGA2Sampler(OptunaSampler):
 class _Codec:
     """Values of a space as positions of their choices, and back."""
 
-    def __init__(self, parameters: Sequence[Parameter], ordered: bool) -> None:
+    def __init__(self, parameters: Sequence[Parameter], numbers: Numbers) -> None:
         self._parameters = parameters
-        self.distributions = {p.name: _positions(p, ordered) for p in parameters}
+        self.distributions = {p.name: _positions(p, numbers == "all" or (numbers == "ordered" and p.ordered)) for p in parameters}
 
     def decode(self, positions: Mapping[str, Any]) -> dict[str, Any]:
         """A parameter with one choice may be left out: there is nothing to propose."""
@@ -267,11 +298,11 @@ class _Codec:
         return json.dumps([values.get(p.name) for p in self._parameters], default=str)
 
 
-def _positions(parameter: Parameter, ordered: bool) -> BaseDistribution:
+def _positions(parameter: Parameter, number: bool) -> BaseDistribution:
     import optuna
 
     count = len(parameter.choices)
-    if ordered and parameter.ordered:
+    if number:
         return optuna.distributions.IntDistribution(0, count - 1)
 
     class Positions(optuna.distributions.CategoricalDistribution):
@@ -311,6 +342,24 @@ def export_study(records: Sequence[Record], space: Space, path: Path, name: str 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_text("".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in log.entries), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def decision_importances(records: Sequence[Record], space: Space) -> dict[str, float]:
+    """PED-ANOVA: how far each decision of the best tenth differs from that of all; shares that sum to 1.
+
+    At least five records count as the best; nothing for fewer than ten, and for rewards that are all equal.
+    Records are of one rung. Source: Watanabe et al., arXiv 2304.10255.
+    """
+    import optuna
+
+    good = [record for record in records if record.reward is not None and record.values]
+    if len(good) < 10 or len({record.reward for record in good}) == 1:
+        return {}
+    with _quietly():
+        study = optuna.create_study(direction="maximize")
+        study.add_trials([_trial(record, space) for record in good])
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, 5 / len(good)))
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
 def _memory_log() -> Any:

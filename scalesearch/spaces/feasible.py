@@ -12,31 +12,38 @@ takes the width it receives to the width it hands on, at a cost, and the costs a
     sampled   any other space: rejection with a bounded number of tries, and no count
 
 Networks are counted, not encodings: forms that are lowered to the same blocks count once.
+
+Cost is multiply-adds, or with a `price` the sum of what the blocks cost in another whole unit, such as
+nanoseconds on a device: all of the above holds for it. A cost that does not add up, such as peak
+memory, is a function of the whole network, `amount`; then networks are drawn uniformly and kept when
+it fits, with no count.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scalesearch.architecture import blocks
-from scalesearch.config import format_count
+from scalesearch.architecture import Architecture, blocks
 from scalesearch.cost import cost_of
-from scalesearch.cost_table import stage_costs
+from scalesearch.cost_table import CostTable, Price, stage_costs
 from scalesearch.errors import BudgetError, SpaceError
+from scalesearch.metrics import metric_of_cost
 from scalesearch.objective import Window
 from scalesearch.spaces import Space
 from scalesearch.spaces.parameters import combinations
 from scalesearch.spaces.stages import StageSpace
 
 Ints = NDArray[np.int64]
+Amount = Callable[[Architecture], int]
 
 # Exact counting is chosen up to this many sums on either side (64 MB) and this many look-ups (seconds).
 MOST_SUMS = 2_000_000
@@ -45,6 +52,8 @@ BUCKETS = 32_768
 # A space without stages is listed up to this many sets of values, else drawn from with this many tries.
 MOST_LISTED = 20_000
 MOST_TRIES = 20_000
+
+EVERYTHING = Window(0, 2**62)
 
 
 class _Members(Protocol):
@@ -70,17 +79,22 @@ class _Members(Protocol):
 
 
 class FeasibleSet:
-    """The distinct networks of `space` with multiply-adds in `window`.
+    """The distinct networks of `space` whose cost is in `window`.
+
+    price     what a block costs in the window's unit; None: multiply-adds
+    amount    what a network costs in the window's unit, where that is no sum over its blocks
 
     `exact` says that the number of networks is known; then `count` is it, otherwise None. `lower` and
     `upper` bound it in any case (None where not even that is known). Raises BudgetError, which names
     the range of the space and the nearest feasible budget, when no network is in the window.
     """
 
-    def __init__(self, space: Space, window: Window) -> None:
+    def __init__(self, space: Space, window: Window, price: Price | None = None, amount: Amount | None = None) -> None:
         self.space = space
         self.window = window
-        self._members = _members(space, window)
+        self.price = price
+        self._costing = Costing(space, price, amount)
+        self._members = _members(space, window, self._costing)
         if self._members.empty:
             raise _empty(space, window, self._members.range, self._members.nearest(), proven=self._members.upper == 0)
         self.lower, self.upper, self.range = self._members.lower, self._members.upper, self._members.range
@@ -98,9 +112,17 @@ class FeasibleSet:
     def neighbours(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Values with one parameter changed whose networks are in the window and all different."""
         self.space.decode(values)  # a SpaceError for values that are not of this space
-        (_, own, _), *changed = _identified(self.space, [dict(values), *_one_changed(self.space, values)])
-        distinct = {key: (candidate, macs) for candidate, key, macs in reversed(changed)}
-        return [candidate for key, (candidate, macs) in reversed(distinct.items()) if key != own and macs in self.window]
+        (_, own, _), *changed = self._costing.identified([dict(values), *_one_changed(self.space, values)])
+        distinct = {key: (candidate, cost) for candidate, key, cost in reversed(changed)}
+        return [candidate for key, (candidate, cost) in reversed(distinct.items()) if key != own and cost in self.window]
+
+    def cost(self, network: Architecture | Mapping[str, Any]) -> int:
+        """What a network, or a set of values, costs in the window's unit."""
+        return self._costing.of(network if isinstance(network, Architecture) else self.space.decode(network))
+
+    def costs(self, rows: Sequence[Mapping[str, Any]]) -> Ints:
+        """The same for many sets of values; a SpaceError for values that are no network."""
+        return self._costing.rows(rows)
 
     def __str__(self) -> str:
         if self.exact:
@@ -108,29 +130,74 @@ class FeasibleSet:
         return "an unknown number of networks" if self.lower is None else f"{self.lower:,} to {self.upper:,} networks"
 
 
-def feasible_set(space: Space, window: Window) -> FeasibleSet:
+def feasible_set(space: Space, window: Window, price: Price | None = None, amount: Amount | None = None) -> FeasibleSet:
     """The networks of `space` in `window`; BudgetError at once when there is none.
+
+    The window counts multiply-adds, or what `price` says of a block, or `amount` of a network.
 
     >>> from scalesearch.spaces import load_space
     >>> feasible_set(load_space("mbconv"), Window(360_000_000, 400_000_000)).count
     12965342083
     """
-    return FeasibleSet(space, window)
+    return FeasibleSet(space, window, price, amount)
 
 
-def _members(space: Space, window: Window) -> _Members:
+class Costing:
+    """What candidates of a space cost in a window's unit: by the price of their blocks, as whole networks, or in multiply-adds."""
+
+    def __init__(self, space: Space, price: Price | None = None, amount: Amount | None = None) -> None:
+        self.space, self.price, self.amount = space, price, amount
+
+    def of(self, network: Architecture) -> int:
+        if self.amount is not None:
+            return self.amount(network)
+        return cost_of(network).macs if self.price is None else sum(map(self.price, blocks(network)))
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> Ints:
+        if isinstance(self.space, StageSpace) and self.amount is None:
+            codes = self._table.encode(rows)
+            return self._table.costs(codes)[0] if self.price is None else self._table.prices(codes)
+        return np.array([self.of(self.space.decode(values)) for values in rows], np.int64)
+
+    def identified(self, candidates: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Hashable, int]]:
+        """Candidates that decode, with a key that only values of the same network share, and their cost."""
+        if isinstance(self.space, StageSpace):
+            rows = list(candidates)
+            yield from zip(rows, map(self.space.positions, rows), self.rows(rows).tolist(), strict=True)
+            return
+        for values in candidates:
+            try:
+                network = self.space.decode(values)
+            except SpaceError:
+                continue
+            yield values, blocks(network), self.of(network)
+
+    @functools.cached_property
+    def _table(self) -> CostTable:
+        assert isinstance(self.space, StageSpace)
+        space = self.space
+        return space.cost_table if self.price is None else CostTable(space.baseline, space.options, self.price)
+
+
+def _members(space: Space, window: Window, costing: Costing) -> _Members:
     if isinstance(space, StageSpace):
-        return _chain_members(space, window)
+        small = costing.amount is not None and combinations(space.parameters) <= MOST_LISTED // 10  # each is built on paper
+        return _Listed(space, window, _listing(costing)) if small else _chain_members(space, window, costing)
     listing = getattr(space, "listing", None)
-    if listing is not None:
+    if listing is not None and costing.price is None and costing.amount is None:
         return _Listed(space, window, listing())
+    if listing is not None:
+        return _Listed(space, window, ((values, costing.of(space.decode(values))) for values, _ in listing()))
     if combinations(space.parameters) <= MOST_LISTED:
-        return _Listed(space, window, _listing(space))
-    return _Sampled(space, window)
+        return _Listed(space, window, _listing(costing))
+    return _Sampled(window, costing, functools.partial(_any_values, space), MOST_TRIES)
 
 
-def _chain_members(space: StageSpace, window: Window) -> _Members:
-    chain = Chain(space)
+def _chain_members(space: StageSpace, window: Window, costing: Costing) -> _Members:
+    chain = Chain(space, costing.price)
+    if costing.amount is not None:
+        everything = _chain_members(space, EVERYTHING, Costing(space))
+        return _Sampled(window, costing, everything.draw, MOST_TRIES // 4)  # a draw takes longer than values at random
     cheapest, dearest = chain.range
     if window.high < cheapest or window.low > dearest:
         raise _empty(space, window, chain.range, cheapest if window.high < cheapest else dearest)
@@ -140,21 +207,18 @@ def _chain_members(space: StageSpace, window: Window) -> _Members:
 
 def _empty(space: Space, window: Window, span: tuple[int, int], nearest: int, proven: bool = True) -> BudgetError:
     """One line with the range and the nearest budget whose window, as wide as this one, holds a network."""
-    low, high = (format_count(macs) for macs in span)
-    wanted, budget = _round_up(window.high), _round_up(nearest)
+    metric = metric_of_cost(window.metric)
+    wanted, budget = metric.round_up(window.high), metric.round_up(nearest)
     # A narrow window needs every digit.
     narrow = window.low * budget > nearest * window.high or budget == wanted
-    shown = (f"{window.high:,}", f"[{window.low:,}, {window.high:,}]", f"{nearest:,}")
-    shown = shown if narrow else (format_count(wanted), str(window), format_count(budget))
-    verb = "costs" if proven else "was found that costs"
-    return BudgetError(f"target_flops={shown[0]}: no network of space {space.name} {verb} {shown[1]} multiply-adds; "
-                       f"it spans {low} to {high}; the nearest is target_flops={shown[2]}")
-
-
-def _round_up(macs: int) -> int:
-    """The next number with one digit behind the point of its K, M or G."""
-    digit: int = 10 ** max(0, (len(str(macs)) - 1) // 3 * 3 - 1)
-    return -(-macs // digit) * digit
+    if narrow:
+        ends = "[{}, {}]".format(*metric.span(window.low, window.high, True))
+        shown = (metric.format(window.high, True), ends, metric.format(nearest, True))
+    else:
+        shown = (metric.format(wanted if metric.kind == "count" else window.high), str(window), metric.format(budget))
+    low, high = metric.span(*span)
+    return BudgetError(f"{metric.setting}={shown[0]}: no network of space {space.name} {'' if proven else 'was found that '}"
+                       f"{metric.phrase.format(shown[1])}; it spans {low} to {high}; the nearest is {metric.setting}={shown[2]}")
 
 
 def _one_changed(space: Space, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -164,40 +228,26 @@ def _one_changed(space: Space, values: Mapping[str, Any]) -> Iterator[dict[str, 
                 yield {**values, parameter.name: choice}
 
 
-def _identified(space: Space, candidates: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Hashable, int]]:
-    """Candidates that decode, with a key that only values of the same network share, and multiply-adds."""
-    if isinstance(space, StageSpace):
-        rows = list(candidates)
-        macs, _ = space.cost_table.costs(space.cost_table.encode(rows))
-        yield from zip(rows, map(space.positions, rows), macs.tolist(), strict=True)
-        return
-    for values in candidates:
-        try:
-            network = space.decode(values)
-        except SpaceError:
-            continue
-        yield values, blocks(network), cost_of(network).macs
-
-
 # --- the chain of a space of stages ---------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Link:
-    """The distinct forms of a stage that take one width to another: their positions and multiply-adds."""
+    """The distinct forms of a stage that take one width to another: their positions and costs."""
 
     inputs: int
     outputs: int
     positions: Ints
-    macs: Ints
+    costs: Ints
 
 
 class Chain:
     """The links of every stage. Stem, head and classifier are in the first and last stage's costs."""
 
-    def __init__(self, space: StageSpace) -> None:
+    def __init__(self, space: StageSpace, price: Price | None = None) -> None:
         self.space = space
         self.start = space.baseline.stem.channels
-        costs = stage_costs(space.baseline, space.options)
+        self._column = 0 if price is None else -1
+        costs = stage_costs(space.baseline, space.options, price)
         self.links = [self._links(number, by_width) for number, by_width in enumerate(costs, start=1)]
         self.range = (self._extreme(min), self._extreme(max))
 
@@ -208,7 +258,7 @@ class Chain:
             by_width: dict[int, list[int]] = defaultdict(list)
             for position in self.space.distinct(number, inputs):
                 by_width[stages[position].channels].append(position)
-            links += [Link(inputs, outputs, np.array(p), table[p, 0]) for outputs, p in sorted(by_width.items())]
+            links += [Link(inputs, outputs, np.array(p), table[p, self._column]) for outputs, p in sorted(by_width.items())]
         return links
 
     def _extreme(self, choose: Any) -> int:
@@ -216,13 +266,13 @@ class Chain:
         for links in self.links:
             reached: dict[int, list[int]] = defaultdict(list)
             for link in links:
-                reached[link.outputs].append(best[link.inputs] + int(choose(link.macs)))
+                reached[link.outputs].append(best[link.inputs] + int(choose(link.costs)))
             best = {width: choose(totals) for width, totals in reached.items()}
         return int(choose(best.values()))
 
     def pivot(self) -> int | None:
         """The stage to match at with the fewest look-ups, or None where exact counting takes too much."""
-        forms = [sum(len(link.macs) for link in links) for links in self.links]
+        forms = [sum(len(link.costs) for link in links) for links in self.links]
         best = None
         for stage in range(len(forms)):
             # Each width a stage receives begins sums of its own, hence the average over widths.
@@ -234,7 +284,7 @@ class Chain:
         return None if best is None or self.space.size >= 2**63 else best[1]
 
     def _forms_per_width(self, stages: Iterable[int]) -> list[float]:
-        return [sum(len(link.macs) for link in self.links[s]) / len({link.inputs for link in self.links[s]}) for s in stages]
+        return [sum(len(link.costs) for link in self.links[s]) / len({link.inputs for link in self.links[s]}) for s in stages]
 
 
 # --- exact: meet in the middle --------------------------------------------------------------------
@@ -279,7 +329,7 @@ class _Exact:
         self.chain, self.window, self.range = chain, window, chain.range
         self._before = self._prefixes(pivot)
         self._behind = self._suffixes(pivot)
-        self._links = [(link, form) for link in chain.links[pivot] for form in range(len(link.macs))]
+        self._links = [(link, form) for link in chain.links[pivot] for form in range(len(link.costs))]
         self._parts = [self._count_parts(link, form) for link, form in self._links]
         self._ends = np.cumsum([int(parts.sum()) for parts in self._parts])
         self.lower = self.upper = int(self._ends[-1])
@@ -303,7 +353,7 @@ class _Exact:
         """The cost nearest to an empty window."""
         best = self.range[0]
         for link, form in self._links:
-            before, behind = self._before[-1][link.inputs].values, self._behind[0][link.outputs].values + link.macs[form]
+            before, behind = self._before[-1][link.inputs].values, self._behind[0][link.outputs].values + link.costs[form]
             above = np.searchsorted(before, self.window.high - behind, "right")
             for index in (above - 1, above):
                 inside = (index >= 0) & (index < len(before))
@@ -313,11 +363,11 @@ class _Exact:
                     best = min(best, closest, key=self._distance)
         return best
 
-    def _distance(self, macs: Any) -> Any:
-        return np.maximum(np.maximum(self.window.low - macs, macs - self.window.high), 0)
+    def _distance(self, costs: Any) -> Any:
+        return np.maximum(np.maximum(self.window.low - costs, costs - self.window.high), 0)
 
     def _matches(self, link: Link, form: int, behind: Ints) -> tuple[Ints, Ints]:
-        rest = link.macs[form] + behind
+        rest = link.costs[form] + behind
         return self._before[-1][link.inputs].between(self.window.low - rest, self.window.high - rest)
 
     def _count_parts(self, link: Link, form: int) -> Ints:
@@ -330,14 +380,14 @@ class _Exact:
         """Sums of the first 0, 1, … stages by the width they hand on."""
         sides = [{self.chain.start: _Sums.of(np.zeros(1, np.int64), np.ones(1, np.int64))}]
         for links in self.chain.links[:pivot]:
-            sides.append(_extend(sides[-1], [(link.inputs, link.outputs, link.macs) for link in links]))
+            sides.append(_extend(sides[-1], [(link.inputs, link.outputs, link.costs) for link in links]))
         return sides
 
     def _suffixes(self, pivot: int) -> list[_Side]:
         """Sums of the stages behind the pivot, behind the next, … by the width they receive."""
         sides = [{link.outputs: _Sums.of(np.zeros(1, np.int64), np.ones(1, np.int64)) for link in self.chain.links[-1]}]
         for links in reversed(self.chain.links[pivot + 1:]):
-            sides.insert(0, _extend(sides[0], [(link.outputs, link.inputs, link.macs) for link in links]))
+            sides.insert(0, _extend(sides[0], [(link.outputs, link.inputs, link.costs) for link in links]))
         return sides
 
     def _walk_back(self, rng: np.random.Generator, width: int, total: int) -> list[int]:
@@ -345,9 +395,9 @@ class _Exact:
         for stage in range(len(self._before) - 1, 0, -1):
             side = self._before[stage - 1]
             links = [link for link in self.chain.links[stage - 1] if link.outputs == width]
-            link, form = _pick_form(rng, [(link, side[link.inputs].equal(total - link.macs)) for link in links])
+            link, form = _pick_form(rng, [(link, side[link.inputs].equal(total - link.costs)) for link in links])
             stages.insert(0, int(link.positions[form]))
-            width, total = link.inputs, total - int(link.macs[form])
+            width, total = link.inputs, total - int(link.costs[form])
         return stages
 
     def _walk_on(self, rng: np.random.Generator, width: int, total: int) -> list[int]:
@@ -355,9 +405,9 @@ class _Exact:
         behind = self._behind[1:]
         for side, all_links in zip(behind, self.chain.links[len(self.chain.links) - len(behind):], strict=True):
             links = [link for link in all_links if link.inputs == width]
-            link, form = _pick_form(rng, [(link, side[link.outputs].equal(total - link.macs)) for link in links])
+            link, form = _pick_form(rng, [(link, side[link.outputs].equal(total - link.costs)) for link in links])
             stages.append(int(link.positions[form]))
-            width, total = link.outputs, total - int(link.macs[form])
+            width, total = link.outputs, total - int(link.costs[form])
         return stages
 
 
@@ -365,10 +415,10 @@ def _extend(side: _Side, links: Sequence[tuple[int, int, Ints]]) -> _Side:
     """The sums with one more stage; a link is (width of the side, new width, costs)."""
     values: dict[int, list[Ints]] = defaultdict(list)
     counts: dict[int, list[Ints]] = defaultdict(list)
-    for known, new, macs in links:
+    for known, new, costs in links:
         if known in side:
-            values[new].append(np.add.outer(side[known].values, macs).reshape(-1))
-            counts[new].append(np.repeat(side[known].counts, len(macs)))
+            values[new].append(np.add.outer(side[known].values, costs).reshape(-1))
+            counts[new].append(np.repeat(side[known].counts, len(costs)))
     return {width: _Sums.of(np.concatenate(values[width]), np.concatenate(counts[width])) for width in values}
 
 
@@ -401,13 +451,13 @@ class _Bounded:
 
     def __init__(self, chain: Chain, window: Window) -> None:
         self.chain, self.window, self.range = chain, window, chain.range
-        self._floors = [min(int(link.macs.min()) for link in links) for links in chain.links]
+        self._floors = [min(int(link.costs.min()) for link in links) for links in chain.links]
         floor = sum(self._floors)
         self._unit = max(1, -(-(min(window.high, chain.range[1]) - floor) // BUCKETS))
         # Ends beyond the range stay beyond it, whatever the rounding, and cost no buckets.
         slack = len(chain.links) * self._unit
         low, high = max(window.low, chain.range[0] - slack) - floor, min(window.high, chain.range[1] + slack) - floor
-        self._rounded = [{id(link): (link.macs - floor + self._unit // 2) // self._unit for link in links}
+        self._rounded = [{id(link): (link.costs - floor + self._unit // 2) // self._unit for link in links}
                          for links, floor in zip(chain.links, self._floors, strict=True)]
         least, most = self._errors()
         self._outer = (-(-(low - most) // self._unit), (high - least) // self._unit)
@@ -430,27 +480,27 @@ class _Bounded:
             if wider.upper:
                 rng = np.random.default_rng(0)
                 costs = [wider._walk(rng)[1] for _ in range(200)]
-                return min(costs, key=lambda macs: max(self.window.low - macs, macs - self.window.high))
+                return min(costs, key=self.window.distance)
             margin *= 2
 
     def _try_draw(self, rng: np.random.Generator, tries: int) -> dict[str, Any] | None:
         for _ in range(tries):
-            stages, macs = self._walk(rng)
-            if macs in self.window:
+            stages, cost = self._walk(rng)
+            if cost in self.window:
                 return self.chain.space.values(stages)
         return None
 
     def _walk(self, rng: np.random.Generator) -> tuple[list[int], int]:
         """Forward through the stages, each form by the number of completions inside the wider window."""
-        width, spent, macs = self.chain.start, 0, 0
+        width, spent, cost = self.chain.start, 0, 0
         stages: list[int] = []
         for links, rounded, below in zip(self.chain.links, self._rounded, self._below[1:], strict=True):
             possible = [link for link in links if link.inputs == width]
             weights = [self._inside(below[link.outputs], spent + rounded[id(link)]) for link in possible]
             link, form = _pick_form(rng, list(zip(possible, weights, strict=True)))
             stages.append(int(link.positions[form]))
-            width, spent, macs = link.outputs, spent + int(rounded[id(link)][form]), macs + int(link.macs[form])
-        return stages, macs
+            width, spent, cost = link.outputs, spent + int(rounded[id(link)][form]), cost + int(link.costs[form])
+        return stages, cost
 
     def _inside(self, below: NDArray[Any], spent: Ints) -> NDArray[Any]:
         """Completions whose total is in the wider window when `spent` buckets are gone; below[b] have less than b."""
@@ -462,7 +512,7 @@ class _Bounded:
         """The least and most that a network can cost above its rounded cost."""
         least = most = 0
         for links, rounded, floor in zip(self.chain.links, self._rounded, self._floors, strict=True):
-            errors = np.concatenate([link.macs - floor - rounded[id(link)] * self._unit for link in links])
+            errors = np.concatenate([link.costs - floor - rounded[id(link)] * self._unit for link in links])
             least, most = least + int(errors.min()), most + int(errors.max())
         return least, most
 
@@ -502,8 +552,8 @@ class _Listed:
         if not rows:
             raise SpaceError(f"space {space.name}: no set of values decodes to a network")
         self.window = window
-        self._costs = [macs for _, macs in rows]
-        self._inside = [values for values, macs in rows if macs in window]
+        self._costs = [cost for _, cost in rows]
+        self._inside = [values for values, cost in rows if cost in window]
         self.range = (min(self._costs), max(self._costs))
         self.lower = self.upper = len(self._inside)
         self.empty = not self._inside
@@ -512,53 +562,59 @@ class _Listed:
         return dict(self._inside[int(rng.integers(len(self._inside)))])
 
     def nearest(self) -> int:
-        return min(self._costs, key=lambda macs: max(self.window.low - macs, macs - self.window.high))
+        return min(self._costs, key=self.window.distance)
 
 
-def _listing(space: Space) -> Iterator[tuple[dict[str, Any], int]]:
+def _listing(costing: Costing) -> Iterator[tuple[dict[str, Any], int]]:
     """Every set of values that decodes, once per distinct network."""
-    names = [parameter.name for parameter in space.parameters]
-    choices = itertools.product(*(parameter.choices for parameter in space.parameters))
+    parameters = costing.space.parameters
+    names = [parameter.name for parameter in parameters]
+    choices = itertools.product(*(parameter.choices for parameter in parameters))
     seen: set[Hashable] = set()
-    for values, key, macs in _identified(space, (dict(zip(names, choice, strict=True)) for choice in choices)):
+    for values, key, cost in costing.identified(dict(zip(names, choice, strict=True)) for choice in choices):
         if key not in seen:
             seen.add(key)
-            yield values, macs
+            yield values, cost
+
+
+def _any_values(space: Space, rng: np.random.Generator) -> dict[str, Any]:
+    """Uniform values, whether or not they are a network."""
+    return {p.name: p.choices[int(rng.integers(len(p.choices)))] for p in space.parameters}
 
 
 class _Sampled:
-    """Rejection from uniform values; the range is the one seen in the first thousand."""
+    """Rejection from what `propose` draws; the range is the one seen in the first thousand."""
 
     lower: int | None = None
     upper: int | None = None
 
-    def __init__(self, space: Space, window: Window) -> None:
-        self.space, self.window = space, window
+    def __init__(self, window: Window, costing: Costing, propose: Callable[[np.random.Generator], dict[str, Any]], tries: int) -> None:
+        self.window, self._costing, self._propose, self._tries = window, costing, propose, tries
         rng = np.random.default_rng(0)
-        self._costs = [macs for _, macs in itertools.islice(self._values(rng), 1000)]
+        self._costs = [cost for _, cost in itertools.islice(self._values(rng), 1000)]
         if not self._costs:
-            raise SpaceError(f"space {space.name}: none of {MOST_TRIES:,} random sets of values decodes to a network")
+            raise SpaceError(f"space {costing.space.name}: none of {tries:,} random sets of values decodes to a network")
         self.range = (min(self._costs), max(self._costs))
-        self.empty = not any(macs in window for macs in self._costs) and self._try_draw(rng) is None
+        self.empty = not any(cost in window for cost in self._costs) and self._try_draw(rng) is None
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
         values = self._try_draw(rng)
         if values is None:
-            raise BudgetError(f"window {self.window}: none of {MOST_TRIES:,} random networks of space {self.space.name} "
+            raise BudgetError(f"window {self.window}: none of {self._tries:,} random networks of space {self._costing.space.name} "
                               "lies in it; widen it")
         return values
 
     def nearest(self) -> int:
-        return min(self._costs, key=lambda macs: max(self.window.low - macs, macs - self.window.high))
+        return min(self._costs, key=self.window.distance)
 
     def _try_draw(self, rng: np.random.Generator) -> dict[str, Any] | None:
-        return next((values for values, macs in self._values(rng) if macs in self.window), None)
+        return next((values for values, cost in self._values(rng) if cost in self.window), None)
 
     def _values(self, rng: np.random.Generator) -> Iterator[tuple[dict[str, Any], int]]:
-        """At most MOST_TRIES random sets of values, those that decode."""
-        for _ in range(MOST_TRIES):
-            values = {p.name: p.choices[int(rng.integers(len(p.choices)))] for p in self.space.parameters}
+        """At most so many proposals, those that decode."""
+        for _ in range(self._tries):
+            values = self._propose(rng)
             try:
-                yield values, cost_of(self.space.decode(values)).macs
+                yield values, self._costing.of(self._costing.space.decode(values))
             except SpaceError:
                 continue

@@ -33,7 +33,7 @@ class FamilySettings:
     results: Path = Path("results")
     format: Literal["text", "json"] = "text"
     space: Mapping[str, Any] = field(default_factory=lambda: {"name": "mbconv"})
-    sampler: Mapping[str, Any] = field(default_factory=lambda: {"name": "tpe"})
+    sampler: Mapping[str, Any] = field(default_factory=lambda: {"name": "predictor"})
     data: Mapping[str, Any] | None = None
     recipe: Mapping[str, Any] | None = None
     executor: Mapping[str, Any] = field(default_factory=lambda: {"name": "local"})

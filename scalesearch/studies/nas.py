@@ -1,219 +1,277 @@
-"""`nas`: multi-objective architecture search for a baseline network inside a window of multiply-adds.
+"""`nas`: multi-objective architecture search for a baseline network inside a window of cost.
 
-The flow is `run`: what evaluates, where it searches, the plan, the search, the winner beside the
-stock baseline. With no data named, accuracy is the surrogate's; with `data=…` every candidate is
-trained on those images.
+The flow is `run`: the plan and its bill, an audit of the proxy, a prior, the stock baseline, the search,
+the finalists, what it all bought. With no data named, accuracy is the surrogate's; with `data=…` every
+candidate is trained on those images, and the bill comes from training steps timed on this device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from scalesearch.architecture import Architecture, load_architecture
-from scalesearch.config import format_count, to_mapping
-from scalesearch.cost import cost_of
-from scalesearch.errors import BudgetError, ConfigError, RunError
-from scalesearch.objective import SoftReward, Window
-from scalesearch.records import Record, RecordFile, open_run, run_name
+from scalesearch.architecture import Architecture
+from scalesearch.bench import OnRecord
+from scalesearch.config import to_mapping
+from scalesearch.errors import RunError
+from scalesearch.executors import Executor, load_executor
+from scalesearch.records import Record, RecordFile, open_run, run_name, write_atomic
 from scalesearch.samplers import SAMPLERS
 from scalesearch.screen import Screen
 from scalesearch.search import SearchResult, evaluate_networks, run_search
-from scalesearch.spaces import load_space
-from scalesearch.spaces.feasible import FeasibleSet, feasible_set
-from scalesearch.studies import parts
+from scalesearch.studies import nas_bill, parts
+from scalesearch.studies.bought import Bought, what_it_bought
+from scalesearch.studies.nas_plan import NasSettings, Plan, make_plan, say_plan
+from scalesearch.studies.nas_show import show
+from scalesearch.studies.planner import Ledger, settle
 
-# Side in pixels up to which the stock skeleton would shrink an image to nothing.
-SMALL_IMAGES = 64
-
-# A window that holds every network, for `window=null`.
-EVERYTHING = Window(0, 2**62)
-
-
-@dataclass(frozen=True, slots=True)
-class NasSettings:
-    """Settings of `nas`; conf/nas.yaml says what each means."""
-
-    target_flops: int | None = None
-    window: tuple[float, float] | None = (0.9, 1.0)
-    trials: int | None = None
-    repeats: int = 1
-    seed: int = 0
-    workers: int | None = None
-    name: str | None = None
-    results: Path = Path("results")
-    report: bool = True
-    format: Literal["text", "json"] = "text"
-    space: Mapping[str, Any] = field(default_factory=lambda: {"name": "mbconv"})
-    sampler: Mapping[str, Any] = field(default_factory=lambda: {"name": "tpe"})
-    evaluator: Mapping[str, Any] | None = None
-    objective: Mapping[str, Any] = field(default_factory=lambda: {"name": "soft"})
-    data: Mapping[str, Any] | None = None
-    recipe: Mapping[str, Any] | None = None
-    executor: Mapping[str, Any] = field(default_factory=lambda: {"name": "local"})
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything decided before the first evaluation."""
-
-    space: Any
-    evaluator: Any
-    baseline: Architecture
-    target: int
-    window: Window | None
-    feasible: FeasibleSet
-    objective: SoftReward
-    trials: int
-    workers: int
+__all__ = ["NasSettings", "make_plan", "run", "show"]
 
 
 def run(settings: NasSettings, screen: Screen) -> dict[str, Any]:
     """Search, then put the winner beside the stock baseline. The same command again continues."""
-    plan = make_plan(settings, screen)
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("nas", config))
+    plan = make_plan(settings, screen, folder)
     open_run(folder, "nas", config)
     say_plan(plan, settings, screen)
-    with RecordFile(folder / "records.jsonl") as records:
-        baseline = evaluate_networks([plan.baseline], plan.evaluator, plan.objective, records=records, origin="baseline",
-                                     seeds=range(settings.repeats), executor=settings.executor, workers=plan.workers, folder=folder)
-        found = _search(plan, settings, records, folder, screen)
-    result = summarise(plan, found, baseline, folder)
-    result["seconds"] = parts.seconds_in_all(folder, found.seconds, found.evaluated)
-    _write(plan, result, found, folder, settings)
+    with RecordFile(folder / "records.jsonl") as records, closing(make_executor(plan, settings)) as executor:
+        study = Study.start(plan, settings, records, executor, folder, screen)
+        if hasattr(plan.evaluator, "prepare"):
+            plan.evaluator.prepare(screen)
+        baseline = study.baseline()
+        audit = study.audit()
+        prior = study.prior()
+        sampler = study.sampler(prior)
+        found = study.search(sampler)
+        verdict = study.verdict(found)
+        result = study.summarise(found, baseline, audit, prior, sampler, verdict)
+    write(result, found, plan, folder, settings)
     return result
 
 
-def make_plan(settings: NasSettings, screen: Screen | None = None) -> Plan:
-    """Evaluator, space, target and window; every impossible wish ends here, before any evaluation."""
-    name = (settings.evaluator or {}).get("name") or ("trained" if settings.data else "surrogate")
-    evaluator = parts.load_evaluator(name, settings.evaluator, settings.data, settings.recipe, screen)
-    space = load_space(fit_to_images(settings.space, evaluator))
-    evaluator.check(space.baseline)
-    target = settings.target_flops if settings.target_flops is not None else cost_of(space.baseline).macs
-    window = target_window(target, settings.window)
-    feasible = feasible_set(space, window or EVERYTHING)
-    trials = settings.trials if settings.trials is not None else (500 if evaluator.inline else 24)
-    if trials < 1 or settings.repeats < 1:
-        raise ConfigError(f"trials={trials} repeats={settings.repeats}: both are at least 1")
-    if not 0 <= settings.seed < 2**32:
-        raise ConfigError(f"seed={settings.seed}: a whole number from 0 to 2^32 - 1")
-    objective = load_objective(settings.objective, target)
-    workers = parts.worker_count(settings.workers, evaluator)
-    return Plan(space, evaluator, space.baseline, target, window, feasible, objective, trials, workers)
+def make_executor(plan: Plan, settings: NasSettings) -> Executor:
+    """One for all parts: its workers import torch once."""
+    return load_executor(settings.executor, plan.workers, plan.evaluator.inline)
 
 
-def target_window(target: int, window: tuple[float, float] | None) -> Window | None:
-    """The window as multiply-adds; its two numbers are shares of the target."""
-    if target <= 0:
-        raise BudgetError(f"target_flops={target}: a budget is above 0, such as target_flops=400M")
-    if window is None:
-        return None
-    low, high = window
-    if not 0 <= low <= high:
-        raise ConfigError(f"window=[{low:g}, {high:g}]: two shares of target_flops, low first, such as window=[0.9, 1.0]")
-    return Window(round(low * target), round(high * target))
+@dataclass
+class Study:
+    """One run of `nas`, a method for each of its parts; all of them evaluate on the same resumable path."""
+
+    plan: Plan
+    settings: NasSettings
+    records: RecordFile
+    executor: Executor
+    folder: Path
+    screen: Screen
+    ledger: Ledger | None = None
+
+    @classmethod
+    def start(cls, plan: Plan, settings: NasSettings, records: RecordFile, executor: Executor, folder: Path, screen: Screen) -> Study:
+        """With a bill, and what it allows, where candidates are trained."""
+        bill = nas_bill.make_or_read(plan, settings, folder, screen)
+        if bill is None:
+            return cls(plan, settings, records, executor, folder, screen)
+        allowed = dataclasses.replace(plan, trials=bill.trials, finalists=bill.finalists, final_seeds=bill.final_seeds)
+        return cls(allowed, settings, records, executor, folder, screen, Ledger(bill, records.read()))
+
+    def audit(self) -> Any:
+        """Whether the proxy is fit to rank, where that is asked for."""
+        if not self.settings.audit:
+            return None
+        from scalesearch.studies.audit import run_audit
+
+        with self._progress("audit", "accuracy") as on_record:
+            audit = run_audit(self.plan.space, self.plan.feasible, self.plan.evaluator, long=self.plan.audited,
+                              networks=self.settings.audit, seed=self.settings.seed, on_record=on_record, **self._where())
+        self.screen.status(f"audit     {audit.reason}")
+        return audit
+
+    def baseline(self) -> list[Record]:
+        """The stock network, evaluated as the candidates are."""
+        with self._progress("baseline", "accuracy") as on_record:
+            return evaluate_networks([self.plan.baseline], self.plan.evaluator, self.plan.objective, origin="baseline",
+                                     seeds=range(self.settings.repeats), measure=self.plan.meters.measure, on_record=on_record,
+                                     **self._where())
+
+    def prior(self) -> Any:
+        """Scores by a supernet for networks of the window, where they are asked for."""
+        if self.settings.prior is None:
+            return None
+        from scalesearch.studies.prior import supernet_prior
+
+        settings = self.settings
+        return supernet_prior(self.plan.space, self.plan.feasible, settings.data or {}, settings.recipe, self.records,
+                              settings.prior_networks, settings=nas_bill.supernet_settings(settings), executor=self.executor,
+                              workers=settings.workers, folder=self.folder, seed=settings.seed, screen=self.screen)
+
+    def sampler(self, prior: Any) -> Any:
+        """Knows what is known: costs exactly or as predicted, and what a prior says."""
+        plan = self.plan
+        sampler = SAMPLERS.build(self.settings.sampler, space=plan.space, feasible=plan.feasible, seed=self.settings.seed,
+                                 objective=plan.objective, amounts=plan.meters.predict if plan.meters.by_metric else None)
+        if prior is not None and hasattr(sampler, "learn_prior"):
+            sampler.learn_prior(prior.rows, prior.accuracies)
+        elif prior is not None:
+            self.screen.status(f"prior     sampler={sampler.name} takes none: it is compared with the trainings, and that is all")
+        return sampler
+
+    def search(self, sampler: Any) -> SearchResult:
+        plan, settings = self.plan, self.settings
+        with self._progress("nas", "reward") as on_record:
+            found = run_search(plan.space, plan.evaluator, sampler, plan.objective, trials=plan.trials, window=plan.window,
+                               feasible=plan.feasible, seeds=range(settings.repeats), seed=settings.seed, on_record=on_record,
+                               reduction=settings.reduction, survivors=max(plan.finalists, 1), measure=plan.meters.measure,
+                               inside=plan.meters.inside, may_start=self.ledger.may_start if self.ledger else lambda rung: True,
+                               **self._where())
+        if found.stopped:
+            self.screen.status(f"budget    no time for more: {found.rungs[0]} of {plan.trials} networks were begun")
+        if found.best is None and not found.interrupted:
+            raise RunError(f"{self.folder}: no evaluation succeeded; the causes are in {self.folder}/records.jsonl")
+        return parts.unless_interrupted(found)
+
+    def verdict(self, found: SearchResult) -> Any:
+        """The best networks trained again beside the stock baseline, where candidates are trained."""
+        plan, settings = self.plan, self.settings
+        if not plan.finalists:
+            return None
+        from scalesearch.studies.finalists import fresh_seeds, run_finalists
+
+        chosen = [record.network for record in found.ranked[:plan.finalists]]
+        cost = None if plan.meters.window is None else plan.meters.window.predicted_cost
+        with self._progress("finalists", "accuracy") as on_record:
+            return run_finalists(chosen, plan.final, plan.baseline, plan.space, plan.feasible, plan.objective, cost=cost,
+                                 seeds=fresh_seeds(plan.final_seeds, range(settings.repeats)), measure=plan.meters.measure,
+                                 same_schedule=plan.same_schedule, on_record=on_record, seed=settings.seed,
+                                 promised={record.id: mean_accuracy(found, record) for record in found.ranked[:plan.finalists]},
+                                 **self._where())
+
+    def summarise(self, found: SearchResult, baseline: Sequence[Record], audit: Any, prior: Any, sampler: Any,
+                  verdict: Any) -> dict[str, Any]:
+        """The command's JSON object: winner, baseline, how the search went, and what it bought."""
+        plan = self.plan
+        assert found.best is not None
+        chosen = found.best.network if verdict is None else verdict.network
+        winner = chosen.replace(name=f"{self.folder.name}-best")
+        rung = next(record.rung for record in found.ranked if record.id == winner.id)
+        evaluated = [record for record in found.records if record.id == winner.id and record.rung == rung]
+        failures = [record for record in found.records if not record.ok]
+        result = {
+            "run": str(self.folder), "evaluations": found.rungs[0] - len({record.id for record in failures if not record.rung}),
+            "feasible_networks": plan.feasible.lower if plan.feasible.exact else None,
+            "feasible_bounds": [plan.feasible.lower, plan.feasible.upper], "target_flops": plan.target_flops,
+            "target": {"metric": plan.budget.metric.name, "amount": plan.budget.amount},
+            "window": [plan.window.low, plan.window.high] if plan.window else None,
+            "evaluator": plan.evaluator.name, "note": plan.evaluator.note, "reward": str(plan.objective),
+            "best": parts.network_summary(winner, evaluated), "baseline": parts.network_summary(plan.baseline, baseline),
+            "failures": len(failures), "rejected": found.rejected, "drawn": found.drawn,
+            "seconds": parts.seconds_in_all(self.folder, found.seconds, found.evaluated),
+            "training_macs": sum(record.training_macs for record in self.records)}
+        if len(found.rungs) > 1:
+            result["rungs"] = {"fidelity": plan.evaluator.fidelity, "shares": list(plan.evaluator.rungs),
+                               "reduction": self.settings.reduction, "networks": list(found.rungs)}
+        result.update({key: to_mapping(value) for key, value in {"audit": audit, "verdict": verdict}.items() if value is not None})
+        if prior is not None:
+            result["prior"] = self.prior_summary(prior, found)
+        if plan.meters.by_metric:
+            result["measured"] = measured_summary(plan, winner)
+        if self.ledger is not None:
+            beside = {"prior": prior.supernet.seconds} if prior is not None else {}
+            result["plan"] = to_mapping(settle(self.ledger.bill, self.records, beside=beside))
+        result["bought"] = to_mapping(self.bought(found, sampler))
+        if hasattr(plan.evaluator, "verify"):
+            result.update(self.second_opinion(result, winner))
+        return result
+
+    def prior_summary(self, prior: Any, found: SearchResult) -> dict[str, Any]:
+        """How the supernet's ranking agrees with the trainings of the highest rung that has enough of them."""
+        from scalesearch.rank_correlation import FEWEST
+        from scalesearch.studies.prior import agreement
+
+        groups = [[record for record in found.records if record.ok and record.rung == rung] for rung in range(len(found.rungs))]
+        rung = next((rung for rung in reversed(range(len(groups))) if len({r.id for r in groups[rung]}) >= FEWEST), 0)
+        alone = {record.id: mean_accuracy(found, record) for record in groups[rung]}
+        networks = list({record.id: record.network for record in groups[rung]}.values())
+        compared = agreement(nas_bill.supernet_evaluator(self.plan, self.settings), networks, [alone[network.id] for network in networks],
+                             **self._where())
+        return {"name": prior.name, "networks": len(prior.rows), "seconds": prior.seconds + prior.supernet.seconds,
+                "supernet": to_mapping(prior.supernet), "rung": rung, "compared": compared.n,
+                "tau": compared.tau if compared.tau == compared.tau else None,
+                "tau_interval": None if compared.interval is None else list(compared.interval)}
+
+    def bought(self, found: SearchResult, sampler: Any) -> Bought:
+        return what_it_bought(found.records, self.plan.space, self.plan.feasible, self.plan.evaluator, self.plan.objective,
+                              sampler=sampler, amounts=self.plan.meters.predict, seed=self.settings.seed,
+                              startup=int(getattr(sampler, "startup", 0)))
+
+    def second_opinion(self, result: dict[str, Any], winner: Architecture) -> dict[str, Any]:
+        """What a model that the search did not climb says of winner, baseline, and the best of as many uniform draws."""
+        verify = self.plan.evaluator.verify
+        result["best"]["verified_accuracy"] = verify(winner).accuracy
+        result["baseline"]["verified_accuracy"] = verify(self.plan.baseline).accuracy
+        return {"random": random_search(self.plan, result["evaluations"])}
+
+    def _where(self) -> dict[str, Any]:
+        return {"records": self.records, "executor": self.executor, "workers": self.plan.workers, "folder": self.folder}
+
+    @contextmanager
+    def _progress(self, label: str, shown: str) -> Iterator[OnRecord]:
+        """A bar with the best so far; the ledger hears of every evaluation."""
+        best: list[float] = []
+        with self.screen.progress(1, label) as bar:
+
+            def on_record(record: Record, done: int, total: int) -> None:
+                value = getattr(record, shown)
+                best.extend([] if value is None else [value])
+                if self.ledger is not None:
+                    self.ledger.add(record)
+                bar.set(done, f"best {shown} {max(best):.4f}" if best else None, total)
+
+            yield on_record
 
 
-def fit_to_images(space: Mapping[str, Any], evaluator: Any) -> dict[str, Any]:
-    """For a space over images: their classes, their size, and a skeleton whose strides leave pixels."""
-    space = {key: value for key, value in space.items() if value is not None}
-    data = getattr(evaluator, "data", None)
-    if data is None:
-        return space
-    images = evaluator.dataset()
-    space.setdefault("classes", len(images.classes))
-    space.setdefault("resolution", images.size)
-    if int(space["resolution"]) <= SMALL_IMAGES and space["name"] in ("mbconv", "mbconv_v2"):
-        space.setdefault("skeleton", "efficientnet_b0_small")
-    return space
+def mean_accuracy(found: SearchResult, of: Record) -> float:
+    """Over the seeds, of this record's network at its rung."""
+    values = [r.accuracy for r in found.records if (r.id, r.rung) == (of.id, of.rung) and r.accuracy is not None]
+    return sum(values) / len(values)
 
 
-def load_objective(settings: Mapping[str, Any], target: int) -> Any:
-    from scalesearch.objective import OBJECTIVES
+def measured_summary(plan: Plan, winner: Architecture) -> dict[str, Any]:
+    """What was measured: the meters, and the winner measured once more, when nothing else runs."""
+    from scalesearch.training.timing import measure
 
-    return OBJECTIVES.build(settings, target=float(target))
-
-
-def say_plan(plan: Plan, settings: NasSettings, screen: Screen) -> None:
-    """What is about to happen and what it costs, before it starts."""
-    where = f"window {plan.window} multiply-adds" if plan.window else "no window: the paper's search as it was"
-    screen.status(f"space     {plan.space.name}, {len(plan.space.parameters)} decisions, {describe_count(plan.feasible)}; {where}")
-    screen.status(f"accuracy  {plan.evaluator.name}: {plan.evaluator.note}")
-    screen.status(f"search    {settings.sampler.get('name')} proposes {plan.trials} networks, reward {plan.objective}")
-    screen.status(f"baseline  {plan.baseline.name} at {plan.baseline.resolution} px: {cost_of(plan.baseline).macs:,} multiply-adds")
-    if not plan.evaluator.inline:
-        expected = plan.evaluator.expected_training_macs(plan.baseline)
-        share = plan.target / cost_of(plan.baseline).macs
-        total = expected * share * plan.trials * settings.repeats
-        screen.status(f"cost      about {format_count(total)} training multiply-adds in {plan.trials * settings.repeats} trainings, "
-                      f"{plan.workers} at a time")
+    rows = {}
+    for name, meter in plan.meters.by_metric.items():
+        again = measure(winner, meter.setup, meter.reference, meter.measure(meter.reference).median)
+        cost = meter.metric.units(again.median)
+        rows[name] = {**meter.to_mapping(), "winner": {"predicted": meter.metric.amount(meter.predicted_cost(winner)),
+                                                      "measured": to_mapping(meter.measure(winner)), "again": to_mapping(again),
+                                                      "inside": None if meter.window is None else cost in meter.window}}
+    return rows
 
 
-def describe_count(feasible: FeasibleSet) -> str:
-    """`12,965,342,083 networks in the window`, or bounds, or what is known of a foreign space."""
-    if feasible.exact:
-        return f"{feasible.lower:,} networks"
-    if feasible.upper:
-        return f"between {feasible.lower:,} and {feasible.upper:,} networks"
-    return "an uncounted number of networks"
-
-
-def _search(plan: Plan, settings: NasSettings, records: RecordFile, folder: Path, screen: Screen) -> SearchResult:
-    sampler = SAMPLERS.build(settings.sampler, space=plan.space, feasible=plan.feasible, seed=settings.seed)
-    with screen.progress(plan.trials * settings.repeats, "nas") as progress:
-        rewards: list[float] = []
-
-        def on_record(record: Record, done: int, total: int) -> None:
-            if record.reward is not None:
-                rewards.append(record.reward)
-            progress.set(done, f"best reward {max(rewards):.4f}" if rewards else None)
-
-        found = run_search(plan.space, plan.evaluator, sampler, plan.objective, records=records, trials=plan.trials,
-                           window=plan.window, feasible=plan.feasible, seeds=range(settings.repeats), executor=settings.executor,
-                           workers=plan.workers, folder=folder, seed=settings.seed, on_record=on_record)
-    return parts.unless_interrupted(found)
-
-
-def summarise(plan: Plan, found: SearchResult, baseline: Sequence[Record], folder: Path) -> dict[str, Any]:
-    """The command's JSON object: winner, baseline, what both models say, and what the search spent."""
-    if found.best is None:
-        raise RunError(f"{folder}: no evaluation succeeded; the causes are in {folder}/records.jsonl")
-    winner = Architecture.from_mapping(found.best.architecture).replace(name=f"{folder.name}-best")
-    evaluated = [r for r in found.records if r.id == winner.id]
-    result = {"run": str(folder), "evaluations": len([r for r in found.records if r.ok]),
-              "feasible_networks": plan.feasible.lower if plan.feasible.exact else None,
-              "feasible_bounds": [plan.feasible.lower, plan.feasible.upper], "target_flops": plan.target,
-              "window": [plan.window.low, plan.window.high] if plan.window else None,
-              "evaluator": plan.evaluator.name, "note": plan.evaluator.note, "reward": str(plan.objective),
-              "best": parts.network_summary(winner, evaluated), "baseline": parts.network_summary(plan.baseline, baseline),
-              "failures": len([r for r in found.records if not r.ok]), "rejected": found.rejected, "drawn": found.drawn,
-              "seconds": found.seconds, "training_macs": sum(r.training_macs for r in found.records)}
-    if hasattr(plan.evaluator, "verify"):
-        for key, network in (("best", winner), ("baseline", plan.baseline)):
-            result[key]["verified_accuracy"] = plan.evaluator.verify(network).accuracy
-        result["random"] = _random_search(plan, result["evaluations"])
-    return result
-
-
-def _random_search(plan: Plan, count: int) -> dict[str, Any]:
+def random_search(plan: Plan, count: int) -> dict[str, Any]:
     """The best of as many uniform draws from the same window: what the search has to beat."""
     import numpy as np
 
-    draws = [plan.space.decode(v) for v in plan.feasible.random_draws(np.random.default_rng(0), count)]
-    accuracies = [plan.evaluator.evaluate(network, seed=0).accuracy for network in draws]
-    rewards = [plan.objective(a, cost_of(network).macs) for a, network in zip(accuracies, draws, strict=True)]
+    from scalesearch.candidates import Candidate
+
+    drawn = [Candidate.of(plan.space.decode(v), "random") for v in plan.feasible.random_draws(np.random.default_rng(0), count)]
+    accuracies = [plan.evaluator.evaluate(network.architecture, seed=0).accuracy for network in drawn]
+    rewards = [float(plan.objective(a, {**network.amounts, **plan.meters.amounts(network.architecture)}))
+               for a, network in zip(accuracies, drawn, strict=True)]
     top = int(np.argmax(rewards))
-    return {"networks": count, "id": draws[top].id, "macs": cost_of(draws[top]).macs, "params": cost_of(draws[top]).params,
-            "accuracy": accuracies[top],
-            "reward": rewards[top], "verified_accuracy": plan.evaluator.verify(draws[top]).accuracy}
+    best = drawn[top]
+    return {"networks": count, "id": best.id, **best.amounts, "accuracy": accuracies[top], "reward": rewards[top],
+            "verified_accuracy": plan.evaluator.verify(best.architecture).accuracy}
 
 
-def _write(plan: Plan, result: dict[str, Any], found: SearchResult, folder: Path, settings: NasSettings) -> None:
-    from scalesearch.records import write_atomic
+def write(result: dict[str, Any], found: SearchResult, plan: Plan, folder: Path, settings: NasSettings) -> None:
     from scalesearch.samplers.optuna_bridge import export_study
 
     winner = Architecture.from_mapping(result["best"]["architecture"])
@@ -225,30 +283,3 @@ def _write(plan: Plan, result: dict[str, Any], found: SearchResult, folder: Path
 
         result["report"] = str(write_report(folder))
         parts.write_json(folder / "result.json", result)
-
-
-def show(result: dict[str, Any], screen: Screen) -> None:
-    """The winner beside the baseline, with both models' scores where there are two."""
-    best, baseline = result["best"], result["baseline"]
-    verified = "verified_accuracy" in best
-    rows = []
-    for label, row in (("winner", best), ("best random draw", result.get("random")), (baseline["architecture"]["name"], baseline)):
-        if row is not None:
-            rows.append([label, f"{row['macs']:,}", f"{row['params']:,}" if "params" in row else "", parts.percent(row["accuracy"], 2),
-                         *([parts.percent(row["verified_accuracy"], 2)] if verified else []),
-                         "–" if row["reward"] is None else f"{row['reward']:.4f}"])
-    columns = ["network", "multiply-adds", "parameters", "accuracy", *(["second model"] if verified else []), "reward"]
-    screen.table(columns, rows, title=f"{result['evaluations']} evaluations in {parts.duration(result['seconds'])}")
-    screen.print(result["note"])
-    if verified:
-        lead, verified_lead = best["accuracy"] - baseline["accuracy"], best["verified_accuracy"] - baseline["verified_accuracy"]
-        verdict = "both see it ahead" if min(lead, verified_lead) > 0 else "they do not both see it ahead: no better than stock"
-        screen.print(f"lead over {baseline['architecture']['name']}: {100 * lead:+.2f} points by the model that searched, "
-                     f"{100 * verified_lead:+.2f} by a second one fitted on the other half of the rows (less optimism): {verdict}")
-    network = load_architecture(Path(result["run"]) / "best.yaml")
-    screen.table(["stage", "op", "kernel", "expansion", "channels", "layers", "squeeze-excite"],
-                 [[f"stage{n}", s.op, s.kernel, s.expansion, s.channels, s.layers, s.se_ratio or "–"]
-                  for n, s in enumerate(network.stages, start=1)], title=f"winner {network.id}")
-    screen.print(f"run     {result['run']}")
-    if "report" in result:
-        screen.print(f"report  {result['report']}")

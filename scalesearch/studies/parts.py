@@ -52,14 +52,23 @@ def load_evaluator(name: str, settings: Mapping[str, Any] | None, data: Mapping[
 @contextlib.contextmanager
 def decoding_shown(screen: Screen) -> Iterator[Report]:
     """A bar for each store that is written with this report; none for images that are stored already."""
+    with bar_for(screen, "decode") as report:
+        yield report
+
+
+@contextlib.contextmanager
+def bar_for(screen: Screen | None, label: str) -> Iterator[Report]:
+    """report(done, total): a bar from the first call on, a new one where the total changes or it begins again."""
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
 
         def report(done: int, total: int) -> None:
             nonlocal bar
+            if screen is None:
+                return
             if bar is None or total != bar.total or done < bar.done:
                 bars.close()
-                bar = bars.enter_context(screen.progress(total, "decode"))
+                bar = bars.enter_context(screen.progress(total, label))
             bar.set(done)
 
         yield report

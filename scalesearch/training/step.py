@@ -93,7 +93,7 @@ class TrainingStep:
         """Gradients of the mean loss, added up over `parts` micro-batches."""
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
-        pieces = _pieces(batch, parts)
+        pieces = micro_batches(batch, parts)
         for number, piece in enumerate(pieces):
             with self._unsynchronised(number < len(pieces) - 1), autocast(self.device, self.autocast):
                 logits = self._forward(piece.inputs)
@@ -265,7 +265,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
-def _pieces(batch: Batch, parts: int) -> Sequence[Batch]:
+def micro_batches(batch: Batch, parts: int) -> Sequence[Batch]:
     """Micro-batches that differ by at most one image."""
     if parts == 1:
         return [batch]

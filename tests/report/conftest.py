@@ -28,7 +28,7 @@ def record(number, network, accuracy, *, seed=0, origin="tpe", values=None, fail
     history = []
     if epochs and accuracy is not None:
         history = [[e, accuracy * (1 - np.exp(-e / 2.5)), 2 / e, 0.4 * e, macs_per_epoch * e] for e in range(1, epochs + 1)]
-    reward = None if accuracy is None else SoftReward(TARGET)(accuracy, cost.macs)
+    reward = None if accuracy is None else SoftReward(TARGET)(accuracy, {"macs": cost.macs})
     return Record(
         number=number, id=network.id, fingerprint="0123456789ab", seed=seed, values=values or {}, architecture=to_mapping(network),
         macs=cost.macs, params=cost.params, activations=cost.activations, resolution=cost.resolution, accuracy=accuracy,
@@ -40,7 +40,7 @@ def record(number, network, accuracy, *, seed=0, origin="tpe", values=None, fail
 def summary(network, accuracy, **more):
     cost = cost_of(network)
     return {"id": network.id, "architecture": to_mapping(network), "macs": cost.macs, "params": cost.params, "accuracy": accuracy,
-            "reward": SoftReward(TARGET)(accuracy, cost.macs), **more}
+            "reward": SoftReward(TARGET)(accuracy, {"macs": cost.macs}), **more}
 
 
 def write_result(folder, result):

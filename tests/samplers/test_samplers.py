@@ -15,6 +15,7 @@ from scalesearch.errors import ConfigError
 from scalesearch.objective import SoftReward, Window
 from scalesearch.samplers import SAMPLERS, Outcome, Sampler
 from scalesearch.spaces import load_space
+from scalesearch.spaces.amounts import exact_amounts
 from scalesearch.spaces.feasible import feasible_set
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -25,7 +26,8 @@ WINDOW = Window(400_000, 1_200_000)
 NETWORKS = 73
 # Small settings, so that every sampler is past its random start after a few proposals.
 SMALL: dict[str, dict[str, Any]] = {"tpe": {"startup": 5}, "gp": {"startup": 5}, "nsga2": {"population": 8},
-                                    "evolution": {"population": 8, "tournament": 4}}
+                                    "evolution": {"population": 8, "tournament": 4}, "predictor": {"startup": 3},
+                                    "local": {"start": 4}}
 # Proposals of a test: a Gaussian process takes a good part of a second for each.
 COUNT = {"gp": 8}
 every_sampler = pytest.mark.parametrize("name", SAMPLERS.names())
@@ -33,14 +35,15 @@ every_sampler = pytest.mark.parametrize("name", SAMPLERS.names())
 
 def build(name: str, seed: int = 0, window: Window | None = WINDOW) -> Sampler:
     feasible = None if window is None else feasible_set(SPACE, window)
-    sampler: Sampler = SAMPLERS.build({"name": name, **SMALL.get(name, {})}, space=SPACE, feasible=feasible, seed=seed)
+    sampler: Sampler = SAMPLERS.build({"name": name, **SMALL.get(name, {})}, space=SPACE, feasible=feasible, seed=seed,
+                                      objective=SoftReward(1e6), amounts=exact_amounts(SPACE))
     return sampler
 
 
 def outcome(values: dict[str, Any]) -> Outcome:
     network = SPACE.decode(values)
     macs = cost_of(network).macs
-    return Outcome(truth(network), SoftReward(1e6)(truth(network), macs), macs)
+    return Outcome(truth(network), SoftReward(1e6)(truth(network), {"macs": macs}), macs)
 
 
 def drive(sampler: Sampler, count: int, answer: Callable[[dict[str, Any]], Outcome | None] = outcome) -> list[dict[str, Any]]:
@@ -106,7 +109,7 @@ def test_several_may_be_asked_for_before_the_first_is_told(name: str) -> None:
             sampler.tell(values, outcome(values))
 
 
-@pytest.mark.parametrize("name", ["evolution", "nsga2", "tpe"])
+@pytest.mark.parametrize("name", ["cmaes", "evolution", "local", "nsga2", "tpe"])
 def test_learns_in_a_large_space_and_a_narrow_window(name: str) -> None:
     """Later proposals are on average better than random ones by more than the spread of those, at equal cost."""
     space = load_space("mbconv")
@@ -117,7 +120,7 @@ def test_learns_in_a_large_space_and_a_narrow_window(name: str) -> None:
         return Outcome(share, share, cost_of(space.decode(values)).macs)
 
     random = [good(values).reward for values in feasible.random_draws(np.random.default_rng(0), 200)]
-    sampler = SAMPLERS.build({"name": name, **SMALL[name]}, space=space, feasible=feasible, seed=0)
+    sampler = SAMPLERS.build({"name": name, **SMALL.get(name, {})}, space=space, feasible=feasible, seed=0)
     asked = [good(values).reward for values in drive(sampler, 150, good)]
     assert np.mean(asked[-30:]) > np.mean(random) + np.std(random)
 
@@ -132,7 +135,7 @@ def test_the_gaussian_process_finds_the_best_of_180() -> None:
     assert max(accuracy(values).reward for values in drive(build("gp", window=None), 18, accuracy)) == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize("name", ["evolution", "gp", "nsga2", "random", "tpe"])
+@pytest.mark.parametrize("name", ["cmaes", "evolution", "gp", "local", "nsga2", "predictor", "random", "tpe"])
 def test_proposals_stay_in_the_window(name: str) -> None:
     """Proposals outside cost no trial but time; few may be."""
     asked = drive(build(name), COUNT.get(name, 25))

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scalesearch.architecture import Architecture, blocks, load_architecture
+from scalesearch.architecture import Architecture, Block, blocks, load_architecture
 from scalesearch.config import parse_count
-from scalesearch.cost import cost_of
+from scalesearch.cost import block_cost, cost_of
 from scalesearch.errors import BudgetError, SpaceError
+from scalesearch.metrics import METRICS
 from scalesearch.objective import Window
 from scalesearch.spaces import Parameter, Space, feasible, load_space
 from scalesearch.spaces.feasible import FeasibleSet, feasible_set
@@ -264,3 +265,88 @@ def test_compound_lists_itself() -> None:
     members = feasible_set(space, Window(round(1.9 * base), round(2.1 * base)))
     assert members.count == 20
     assert 1.9 <= cost_of(space.decode(members.draw(np.random.default_rng(0)))).macs / base <= 2.1
+
+
+# --- other costs than multiply-adds ----------------------------------------------------------------
+
+def nanoseconds(block: Block) -> int:
+    """A device on which parameters and kernels count, and every network has something less than its blocks."""
+    return 11 * block_cost(block).params + 977 * block.kernel - 12_345 * (block.op == "stem")
+
+
+def largest_map(network: Architecture) -> int:
+    return max(block.outputs * block.size_out**2 for block in blocks(network))
+
+
+def priced_costs(space: Space, cost: Callable[[Architecture], int]) -> dict[str, int]:
+    names = [parameter.name for parameter in space.parameters]
+    found = {}
+    for choice in itertools.product(*(parameter.choices for parameter in space.parameters)):
+        network = space.decode(dict(zip(names, choice, strict=True)))
+        found[blocks(network)] = (network.id, cost(network))
+    return dict(found.values())
+
+
+@pytest.mark.parametrize("way", ["exact", "bounded"])
+@pytest.mark.parametrize("name", ["separable", "coupled"])
+def test_a_price_is_counted_as_exactly(name: str, way: str, request: pytest.FixtureRequest) -> None:
+    if way == "bounded":
+        request.getfixturevalue("rounded")
+    space = request.getfixturevalue(name)
+    known = priced_costs(space, lambda network: sum(map(nanoseconds, blocks(network))))
+    costs = np.array(sorted(known.values()))
+    for low, high in [(int(costs[0]), int(costs[len(costs) // 3])), (int(costs[40]), int(costs[-40]))]:
+        members = feasible_set(space, Window(low, high, "latency_ns"), nanoseconds)
+        inside = ((costs >= low) & (costs <= high)).sum()
+        assert members.lower is not None and members.upper is not None and members.lower <= inside <= members.upper
+        assert members.exact == (way == "exact") and members.range == (costs[0], costs[-1])
+        rows = members.random_draws(np.random.default_rng(1), 60)
+        drawn = [known[space.decode(values).id] for values in rows]
+        assert all(low <= cost <= high for cost in drawn) and members.costs(rows).tolist() == drawn
+        assert [members.cost(values) for values in rows[:5]] == drawn[:5] == [members.cost(space.decode(v)) for v in rows[:5]]
+        around = members.neighbours(rows[0])
+        assert around and all(low <= known[space.decode(values).id] <= high for values in around)
+
+
+def test_a_price_of_multiply_adds_gives_the_same_set() -> None:
+    space, window = load_space("mbconv"), Window(360_000_000, 400_000_000)
+    priced, plain = feasible_set(space, window, lambda block: block_cost(block).macs), feasible_set(space, window)
+    assert (priced.count, priced.range) == (plain.count, plain.range)
+    assert priced.random_draws(np.random.default_rng(0), 20) == plain.random_draws(np.random.default_rng(0), 20)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_cost_that_does_not_add_up(separable: StageSpace, listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feasible, "MOST_TRIES", 4000)
+    if not listed:
+        monkeypatch.setattr(feasible, "MOST_LISTED", 0)
+    known = priced_costs(separable, largest_map)
+    low, high = np.quantile(list(known.values()), [0.2, 0.7]).astype(int).tolist()
+    members = feasible_set(separable, Window(low, high, "memory_bytes"), amount=largest_map)
+    inside = {key for key, cost in known.items() if low <= cost <= high}
+    assert members.count == (len(inside) if listed else None)
+    drawn = {separable.decode(values).id for values in members.random_draws(np.random.default_rng(0), 300)}
+    assert drawn <= inside and len(drawn) > 150
+    with pytest.raises(BudgetError, match=r"^target_memory=1e-06MB: no network of space separable .*takes \[1e-06MB, 1e-06MB\] of memory"):
+        feasible_set(separable, Window(1, 1, "memory_bytes"), amount=largest_map)
+
+
+@pytest.mark.parametrize(("window", "message"), [
+    (Window(900_000, 1_000_000, "latency_ns"),
+     "target_latency=1ms: no network of space mbconv has a predicted latency of [0.9ms, 1ms]; it spans 19.79ms to 94.62ms; "
+     "the nearest is target_latency=19.8ms"),
+    (Window(0, 1_000_000, "nanoseconds_per_image"),
+     "target_throughput=1000/s: no network of space mbconv has a predicted throughput of [1000/s, any]; it spans 10.57/s to 50.53/s; "
+     "the nearest is target_throughput=50.52/s"),
+    (Window(90_000_000_000, 100_000_000_000, "step_ns"),
+     "target_step=100000ms: no network of space mbconv has predicted training steps of [90000ms, 100000ms]; it spans 19.79ms to 94.62ms; "
+     "the nearest is target_step=94.63ms"),
+])
+def test_empty_windows_speak_of_the_metric(window: Window, message: str) -> None:
+    with pytest.raises(BudgetError) as error:
+        feasible_set(load_space("mbconv"), window, nanoseconds)
+    assert str(error.value) == message
+    setting, _, nearest = str(error.value).rpartition(" ")[2].partition("=")
+    metric = next(metric for metric in METRICS.values() if metric.setting == setting)
+    low, high = metric.bounds(metric.parse(nearest), (0.9, 1.0))
+    assert feasible_set(load_space("mbconv"), Window(low, high, metric.cost), nanoseconds).count

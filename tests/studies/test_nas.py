@@ -12,7 +12,7 @@ import pytest
 import scalesearch as ss
 from scalesearch.cli import compose
 from scalesearch.config import from_mapping
-from scalesearch.errors import BudgetError, ConfigError, EvaluatorError, RunError
+from scalesearch.errors import BudgetError, ConfigError, EvaluatorError, RunError, SpaceError
 from scalesearch.screen import Screen
 from scalesearch.spaces.feasible import feasible_set
 from scalesearch.studies import nas
@@ -29,7 +29,7 @@ def search(results: Path, **words: str) -> dict[str, Any]:
 def test_winner_lies_in_the_window_and_beats_b0_by_both_models(tmp_path: Path) -> None:
     result = search(tmp_path, target_flops="400M")
     best, baseline = result["best"], result["baseline"]
-    assert result["evaluations"] == 500 and result["feasible_networks"] == 12_965_342_083
+    assert result["evaluations"] == 200 and result["feasible_networks"] == 12_965_342_083
     assert 360_000_000 <= best["macs"] <= 400_000_000
     assert baseline["macs"] == 385_814_752
     assert best["accuracy"] > baseline["accuracy"] and best["verified_accuracy"] > baseline["verified_accuracy"]
@@ -105,6 +105,25 @@ def test_without_a_window_the_paper_searches_everywhere(tmp_path: Path) -> None:
     ({"evaluator": "surrogate", "data": "digits"}, ConfigError, "evaluator=trained"),
     ({"evaluator": "trained"}, ConfigError, "data="),
     ({"data": "digits", "target_flops": "400G"}, BudgetError, "it spans"),
+    ({"target_flops": "400M", "target_latency": "12ms"}, ConfigError, "target_flops=400000000 and target_latency=12ms: one budget binds"),
+    ({"target_latency": "12"}, ConfigError, "target_latency=12: it needs a unit"),
+    ({"target_latency": "12 sek"}, ConfigError, "unit 'sek'"),
+    ({"target_throughput": "0"}, BudgetError, "above 0"),
+    ({"objective": "accuracy", "window": "null"}, ConfigError, "nothing holds the cost back"),
+    ({"objective.exponent": "0.07"}, ConfigError, "above 0 it would reward dear networks"),
+    ({"objective.cost": "latency_ms"}, ConfigError, "no target for it; write target_latency="),
+    ({"window": "wide"}, ConfigError, "window=wide"),
+    ({"budget": "2h"}, ConfigError, "takes microseconds; write trials=500"),
+    ({"budget": "2"}, ConfigError, "it needs a unit"),
+    ({"rungs": "3"}, ConfigError, "trains nothing that could pause"),
+    ({"finalists": "3"}, ConfigError, "would say the same again"),
+    ({"prior": "supernet"}, ConfigError, "nothing that a supernet could stand for"),
+    ({"prior": "supernett", "data": "digits"}, ConfigError, "prior=supernett"),
+    ({"audit": "4", "data": "digits"}, ConfigError, "no proxy to audit; set rungs=2"),
+    ({"data": "digits", "rungs": "4"}, ConfigError, "each must add an epoch"),
+    ({"data": "digits", "reduction": "1"}, ConfigError, "reduction=1: above 1"),
+    ({"data": "digits", "proxy": "width", "rungs": "2", "space.width": "0"}, SpaceError, "above 0"),
+    ({"data": "digits", "finalist_seeds": "0"}, ConfigError, "at least 1"),
 ])
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, words: dict[str, str], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text.replace(".", r"\.")) as caught:
