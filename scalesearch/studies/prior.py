@@ -7,6 +7,7 @@ trainings correct. `agreement` says how far they deserve that.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ def supernet_prior(space: Any, feasible: FeasibleSet, data: Mapping[str, Any], r
     if count < 1:
         raise ConfigError(f"prior networks={count}: at least one")
     evaluator: Any = prior_evaluator(space, data, recipe, settings, screen)
-    spent = evaluator.prepare(screen)
+    # Nothing runs beside the supernet: it takes all cores.
+    spent = dataclasses.replace(evaluator, threads=parts.cores()).prepare(screen)
     networks = draw_networks(space, feasible, count, seed)
     with (screen or Screen()).progress(len(networks), "prior") as bar:
         found = evaluate_networks([network for _, network in networks], evaluator, AccuracyReward(), records=records, origin=ORIGIN,
