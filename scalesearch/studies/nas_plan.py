@@ -18,6 +18,7 @@ from scalesearch.spaces import load_space
 from scalesearch.spaces.feasible import FeasibleSet
 from scalesearch.studies import parts
 from scalesearch.studies.meters import Meters, load_meters
+from scalesearch.studies.planner import parse_budget
 from scalesearch.studies.windows import Budget, fit_to_images, load_budget
 from scalesearch.training.fidelity import Kind, geometric
 
@@ -39,7 +40,7 @@ class NasSettings:
     target_throughput: str | None = None
     target_memory: str | None = None
     target_step: str | None = None
-    window: tuple[float, float] | Literal["auto"] | None = "auto"
+    window: tuple[float, float] | str | None = "auto"
     trials: int | None = None
     budget: str | None = None
     repeats: int = 1
@@ -145,6 +146,8 @@ def check_numbers(settings: NasSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < low:
             raise ConfigError(f"{name}={value}: it is at least {low}")
+    if settings.budget is not None:
+        parse_budget(settings.budget)
     if not 0 <= settings.seed < 2**32:
         raise ConfigError(f"seed={settings.seed}: a whole number from 0 to 2^32 - 1")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from scalesearch.architecture import Architecture
 from scalesearch.cost import cost_of
@@ -21,7 +21,8 @@ EVERYTHING = Window(0, 2**62)
 # Shares of the budget for `window=auto`; several goals need room for a front.
 NARROW, WIDE = (0.9, 1.0), (0.25, 1.0)
 
-Shares = tuple[float, float] | Literal["auto"] | None
+Shares = tuple[float, float] | str | None
+"""Two shares of the budget, "auto", or None for no window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,17 @@ def load_budget(asked: Mapping[str, Any], baseline: Architecture | None, shares:
         raise BudgetError(f"{setting}={value}: a budget is above 0, such as {setting}={metric.example}")
     if shares is None:
         return Budget(metric, amount, None)
-    chosen = (WIDE if several_goals else NARROW) if shares == "auto" else shares
+    if isinstance(shares, str) and shares != "auto":
+        raise ConfigError(f"window={shares}: two shares of {setting}, low first, such as window=[0.9, 1.0]; or auto, or null")
+    chosen = (WIDE if several_goals else NARROW) if isinstance(shares, str) else shares
     if metric.kind == "rate" and shares == "auto":
         chosen = (0.0 if several_goals else chosen[0], 1.0)
     return Budget(metric, amount, Window(*metric.bounds(amount, chosen), metric.cost))
 
 
-def target_window(target: int, shares: Sequence[float] | Shares) -> Window | None:
+def target_window(target: int, shares: Shares) -> Window | None:
     """The window of multiply-adds under a target; `shares` are its two ends as shares of it."""
-    pair: Shares = (float(shares[0]), float(shares[1])) if isinstance(shares, Sequence) and not isinstance(shares, str) else shares
-    return load_budget({"target_flops": target}, None, pair).window
+    return load_budget({"target_flops": target}, None, shares).window
 
 
 def fit_to_images(space: Mapping[str, Any], evaluator: Any) -> dict[str, Any]:
