@@ -1,9 +1,14 @@
-"""Evaluates networks at every seed, rung by rung, and records what comes out. What is on record is not done again."""
+"""Evaluates networks at every seed, rung by rung, and records what comes out. What is on record is not done again.
+
+Searches, audits and finalists of one run share its records. An evaluation that another of them has made
+is taken over: its accuracy is recorded once more under this origin, at no cost, with the reward of
+this objective. So the records of an origin are all that it saw, in the order in which it saw it.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,7 @@ from typing import Any
 from scalesearch.architecture import Architecture
 from scalesearch.candidates import Candidate
 from scalesearch.config import to_mapping
-from scalesearch.errors import RunError
+from scalesearch.errors import EvaluatorError, RunError
 from scalesearch.evaluators import Evaluator, rungs_of
 from scalesearch.executors import Executor, Job, load_executor
 from scalesearch.objective import Objective
@@ -29,15 +34,18 @@ Done = tuple[Candidate, int, list[Record]]
 class Bench:
     """`submit` starts a network's evaluations at a rung, `collect` hands over the networks that are complete.
 
+    origins   under which the networks that come here are recorded
     total     evaluations that are expected, for `on_record`
     measure   what the objective needs beside multiply-adds and parameters
     """
 
-    def __init__(self, evaluator: Evaluator, objective: Objective, records: RecordFile, seeds: Sequence[int],
+    def __init__(self, evaluator: Evaluator, objective: Objective, records: RecordFile, seeds: Sequence[int], origins: Sequence[str],
                  executor: Executor | Mapping[str, Any] | str | None, workers: int, folder: Path | None, on_record: OnRecord | None,
                  total: int, measure: Measure | None = None) -> None:
-        self.known: dict[Key, Record] = {}  # everything on file
+        self.known: dict[Key, Record] = {}  # of these origins
         self.evaluated = 0
+        self._others: dict[Key, Record] = {}  # of the rest of the run
+        self._origins = tuple(origins)
         self._evaluator = evaluator
         self._objective = objective
         self._file = records
@@ -57,8 +65,10 @@ class Bench:
     def __enter__(self) -> Bench:
         with ExitStack() as undo:
             undo.enter_context(self._file)
-            self.known = {record.key: record for record in self._file}
-            self._number = 1 + max((record.number for record in self.known.values()), default=-1)
+            self._number = 0
+            for record in self._file:
+                (self.known if record.origin in self._origins else self._others).setdefault(record.key, record)
+                self._number = max(self._number, record.number + 1)
             if not self._lent:
                 undo.callback(self._executor.close)
             self._executor.start(self._evaluator)
@@ -76,18 +86,23 @@ class Bench:
     def key(self, network: str, seed: int, rung: int) -> Key:
         return (network, self._evaluator.fingerprint, seed, rung)
 
-    def complete(self, network: str, rung: int) -> bool:
+    def recorded(self, network: str, rung: int) -> bool:
+        """Whether these origins have seen it at this rung, at every seed."""
         return all(self.key(network, seed, rung) in self.known for seed in self._seeds)
+
+    def complete(self, network: str, rung: int) -> bool:
+        """Whether it costs nothing: it is on record, whoever saw it."""
+        return all(key in self.known or key in self._others for key in (self.key(network, seed, rung) for seed in self._seeds))
 
     def found(self) -> tuple[Record, ...]:
         """The records of all networks that came here, in the order in which they finished."""
         return tuple(self._own.values())
 
-    def history(self, origins: Container[str]) -> list[Candidate]:
+    def history(self) -> list[Candidate]:
         """Networks of these origins on file, in the order of their first record."""
         firsts: dict[str, Record] = {}
         for record in self.known.values():
-            if record.origin in origins and record.seed in self._seeds and record.key == self.key(record.id, record.seed, 0):
+            if record.seed in self._seeds and record.key == self.key(record.id, record.seed, 0):
                 firsts.setdefault(record.id, record)
         return [Candidate.of(record.network, record.origin, record.values) for record in firsts.values()]
 
@@ -97,6 +112,8 @@ class Bench:
         self._here[network.id, rung] = network
         for seed in self._seeds:
             key = self.key(network.id, seed, rung)
+            if key in self._others and key not in self.known:
+                self._take_over(network, self._others[key])
             if key in self.known:
                 self._own.setdefault(key, self.known[key])
             elif key not in self._claimed:
@@ -123,7 +140,7 @@ class Bench:
             yield from done
 
     def _complete(self) -> list[Done]:
-        ready = [(id, rung) for id, rung in self._here if self.complete(id, rung)]
+        ready = [(id, rung) for id, rung in self._here if self.recorded(id, rung)]
         return [(self._here.pop(place), place[1], [self.known[self.key(place[0], seed, place[1])] for seed in self._seeds])
                 for place in ready]
 
@@ -148,16 +165,33 @@ class Bench:
             raise RunError(f"the first {len(failed)} networks{where} all failed: {here[-1].failure}")
 
     def _record(self, network: Candidate, job: Job, result: Evaluation | Failure, worker: str, started: str) -> None:
-        record = self._make_record(network, job, result, worker, started)
+        self._append(self._make_record(network, job, result, worker, started))
+        self.evaluated += 1
+        if self._on_record is not None:
+            self._on_record(list(self._own.values())[-1], len(self._own), max(self._total, len(self._own)))
+
+    def _append(self, record: Record) -> None:
         self._file.append(record)
         self._number += 1
         self.known[record.key] = self._own[record.key] = record
-        self.evaluated += 1
-        if self._on_record is not None:
-            self._on_record(record, len(self._own), max(self._total, len(self._own)))
+
+    def _take_over(self, network: Candidate, record: Record) -> None:
+        """Record what another origin has evaluated, at no cost."""
+        if record.accuracy is None:
+            result: Evaluation | Failure = Failure(record.failure or "")
+        else:
+            result = Evaluation(record.accuracy, record.deviation, 0.0, 0.0, record.device,
+                                {**record.details, "evaluated_as": record.origin})
+        job = Job(0, network.architecture, network.values, record.seed, record.rung, None, network.origin)
+        self._append(self._make_record(network, job, result, record.worker, now()))
 
     def _make_record(self, network: Candidate, job: Job, result: Evaluation | Failure, worker: str, started: str) -> Record:
-        cost = network.cost
+        cost, measured = network.cost, dict[str, float]()
+        if self._measure is not None and not isinstance(result, Failure):
+            try:
+                measured = dict(self._measure(network.architecture))
+            except EvaluatorError as error:  # out of memory, say
+                result = Failure(str(error), result.seconds)
         shared: dict[str, Any] = dict(
             number=self._number, id=network.id, fingerprint=self._evaluator.fingerprint, seed=job.seed, rung=job.rung,
             values=dict(network.values), architecture=to_mapping(network.architecture), macs=cost.macs, params=cost.params,
@@ -165,7 +199,6 @@ class Bench:
             worker=worker, seconds=result.seconds)
         if isinstance(result, Failure):
             return Record(**shared, accuracy=None, deviation=None, reward=None, failure=result.cause, training_macs=0.0, device="")
-        measured = dict(self._measure(network.architecture)) if self._measure is not None else {}
         accuracy = float(result.accuracy)
         return Record(**shared, accuracy=accuracy, deviation=None if result.deviation is None else float(result.deviation),
                       reward=float(self._objective(accuracy, {**network.amounts, **measured})), failure=None,

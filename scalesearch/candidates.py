@@ -14,7 +14,7 @@ from typing import Any
 
 from scalesearch.architecture import Architecture, Block, blocks
 from scalesearch.cost import Cost, cost_of
-from scalesearch.errors import SpaceError
+from scalesearch.errors import EvaluatorError, SpaceError
 from scalesearch.objective import Window
 from scalesearch.samplers import Sampler
 from scalesearch.spaces import Space
@@ -165,7 +165,15 @@ class Candidates:
         exact = None if self.window is None else network.amounts.get(self.window.metric)
         if self.window is not None and exact is not None and exact not in self.window:
             return False
-        return self.inside is None or self.inside(network.architecture)
+        return self.inside is None or self._measured_inside(network)
+
+    def _measured_inside(self, network: Candidate) -> bool:
+        """A network that cannot be measured, for lack of memory say, is no network of the window."""
+        assert self.inside is not None
+        try:
+            return self.inside(network.architecture)
+        except EvaluatorError:
+            return False
 
     def _accept(self, network: Candidate) -> Candidate:
         self.seen.add(network.blocks)

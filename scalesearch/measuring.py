@@ -193,6 +193,10 @@ class Meter:
         margin = min(abs(last - first) / 2, _MARGIN * (self.window.high - self.window.low))
         return self.window.low <= cost <= self.window.high - margin
 
+    def cost(self, architecture: Architecture) -> int:
+        """The measured amount in the window's unit."""
+        return self.metric.units(self.measure(architecture).median)
+
     def amounts(self, architecture: Architecture) -> dict[str, float]:
         """The measured amount under its name, for the network's record."""
         return {self.metric.name: self.measure(architecture).median}

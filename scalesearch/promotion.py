@@ -7,7 +7,7 @@ network comes any more, the last `survivors` places are filled from the best tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,16 +49,17 @@ class Ladder:
         """What a network reached at a rung; None: it failed, and stays there."""
         self._goals[rung][id] = goals
 
-    def next(self, closing: bool = False) -> tuple[str, int] | None:
+    def next(self, closing: bool = False, allowed: Callable[[str, int], bool] = lambda id, rung: True) -> tuple[str, int] | None:
         """A network and the rung that it may go to, the highest first; None: nobody now.
 
-        `closing`: no new networks come, so the last places are given to whom is left.
+        closing   no new networks come, so the last places are given to whom is left
+        allowed   asked of whose turn it is; who is not allowed now keeps the place
         """
         for rung in reversed(range(self.rungs - 1)):
             places = int(len(self._goals[rung]) / self.reduction + 1e-9)
             if closing and not self._outstanding(rung):
                 places = max(places, len(self._promoted[rung]) + self.survivors - self._reaching(rung + 1))
-            if len(self._promoted[rung]) < places and (best := self._best(rung)) is not None:
+            if len(self._promoted[rung]) < places and (best := self._best(rung)) is not None and allowed(best, rung + 1):
                 self.promote(best, rung)
                 return best, rung + 1
         return None

@@ -94,14 +94,15 @@ def run_search(space: Space, evaluator: Evaluator, sampler: Sampler, objective: 
     """
     started = time.monotonic()
     feasible = feasible if feasible is not None or window is None else feasible_set(space, window)
-    candidates = Candidates(space, sampler, window, feasible, seed, max_rejects, inside)
     ladder = Ladder(len(rungs_of(evaluator)), reduction, survivors)
-    bench = Bench(evaluator, objective, records, seeds, executor, workers, folder, on_record,
+    origins = (str(getattr(sampler, "name", type(sampler).__name__)), DRAW)
+    bench = Bench(evaluator, objective, records, seeds, origins, executor, workers, folder, on_record,
                   sum(ladder.planned(trials)) * len(seeds), measure)
+    candidates = Candidates(space, sampler, window, feasible, seed, max_rejects, inside)
     interrupted, stopped = False, False
     with bench:
         try:
-            candidates.resume(bench.history({candidates.name, DRAW}), trials)
+            candidates.resume(bench.history(), trials)
             steps = _Steps(candidates, ladder, bench, trials, may_start)
             while (step := steps.next()) is not None or bench.busy:  # ask, decode, cost, check, or promote
                 if step is not None:
@@ -130,7 +131,7 @@ def evaluate_networks(architectures: Sequence[Architecture], evaluator: Evaluato
     given = [{} for _ in architectures] if values is None else values
     networks = [Candidate.of(a, origin, v) for a, v in zip(architectures, given, strict=True)]
     rungs = len(rungs_of(evaluator))
-    bench = Bench(evaluator, objective, records, seeds, executor, workers, folder, on_record,
+    bench = Bench(evaluator, objective, records, seeds, (origin,), executor, workers, folder, on_record,
                   len({network.id for network in networks}) * len(seeds) * rungs, measure)
     for network in networks:
         evaluator.check(network.architecture)
@@ -181,12 +182,14 @@ class _Steps:
         """A network and the rung to evaluate it at; None: nothing now."""
         if self.stopped:
             return None
-        if (step := self.ladder.next()) is not None:
-            return self._promote(step)
+        if (step := self.ladder.next(allowed=self.bench.recorded)) is not None:  # as the run that is continued did
+            return self.networks[step[0]], step[1]
         if self.candidates.resuming:
             return self._new()
         if (kept := self._on_record()) is not None:
             return kept
+        if (step := self.ladder.next()) is not None:
+            return self._promote(step)
         if self.candidates.accepted < self.trials and not self.full:
             self.full = not self.may_start(0)
             if not self.full and (new := self._new()) is not None:
@@ -210,7 +213,7 @@ class _Steps:
     def _on_record(self) -> tuple[Candidate, int] | None:
         """A promotion of the run that is continued which chance would not repeat."""
         for id, rung in self.ladder.waiting():
-            if self.bench.complete(id, rung + 1):
+            if self.bench.recorded(id, rung + 1):
                 self.ladder.promote(id, rung)
                 return self.networks[id], rung + 1
         return None

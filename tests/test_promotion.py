@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scalesearch.errors import ConfigError, RunError
-from scalesearch.objective import AccuracyReward, Window
+from scalesearch.objective import AccuracyReward, SoftReward, Window
 from scalesearch.promotion import Ladder, ranking
 from scalesearch.records import RecordFile
 from scalesearch.samplers import SAMPLERS, Outcome
@@ -119,6 +119,12 @@ def test_fronts_against_brute_force() -> None:
         start += len(front)
 
 
+def test_who_is_not_allowed_keeps_the_place() -> None:
+    ladder = Ladder(2, 3)
+    told(ladder, a=0.5, b=0.7, c=0.6)
+    assert ladder.next(allowed=lambda id, rung: id == "a") is None and ladder.next() == ("b", 1)
+
+
 # --- in a search ----------------------------------------------------------------------------------
 
 class Recorder:
@@ -186,6 +192,41 @@ def test_records_in_an_order_of_chance_lose_no_rung(tmp_path: Path) -> None:
     again = climb(tmp_path, LadderToy(tmp_path / "log2", early=0.02), Recorder(True))
     assert {r.key for r in again.records} >= {r.key for r in whole.records}
     assert again.best.accuracy >= whole.best.accuracy, "chance may promote more networks, never fewer"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_finished_run_of_several_workers_repeats_nothing(tmp_path: Path, seed: int) -> None:
+    """Rung results in an order that one worker would never give: promotions are those on record."""
+    whole = climb(tmp_path, LadderToy(tmp_path / "log", early=0.02), Recorder(True), trials=30)
+    lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
+    rng = np.random.default_rng(seed)
+    late = rng.random(len(lines)) * 12 + np.arange(len(lines))  # each finishes some places later
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines[i] for i in np.argsort(late)))
+    again = climb(tmp_path, LadderToy(tmp_path / "log2", early=0.02), Recorder(True), trials=30)
+    assert again.evaluated == 0 and again.rungs == whole.rungs and again.best.id == whole.best.id
+
+
+def test_a_continued_run_without_time_keeps_what_it_has(tmp_path: Path) -> None:
+    whole = climb(tmp_path, LadderToy(tmp_path / "log", early=0.02), Recorder(True))
+    lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines[i] for i in np.random.default_rng(1).permutation(len(lines))))
+    again = climb(tmp_path, LadderToy(tmp_path / "log2", early=0.02), Recorder(True), may_start=lambda rung: False)
+    assert again.evaluated == 0 and again.rungs == whole.rungs and again.best.id == whole.best.id
+
+
+def test_what_an_audit_trained_is_taken_over_with_the_searchs_own_reward(tmp_path: Path) -> None:
+    records = RecordFile(tmp_path / "records.jsonl")
+    window = feasible_set(SPACE, WINDOW)
+    audited = [SPACE.decode(values) for values in window.random_draws(np.random.default_rng(0), 4)]  # the sampler's own first draws
+    evaluate_networks(audited, LadderToy(tmp_path / "log"), AccuracyReward(), records=records, origin="audit", workers=0)
+    objective = SoftReward(1e6)
+    results = [run_search(SPACE, LadderToy(tmp_path / "log"), Recorder(True), objective, records=records, trials=12, window=WINDOW,
+                          workers=0) for _ in range(2)]
+    taken = [r for r in results[0].records if r.id in {a.id for a in audited}]
+    assert taken and all(r.origin in ("recorder", "in-window draw") for r in results[0].records)
+    assert all(r.reward == pytest.approx(objective(r.accuracy, {"macs": r.macs})) for r in results[0].records)
+    assert results[1].evaluated == 0 and [r.key for r in results[1].records] == [r.key for r in results[0].records]
+    assert set(calls(tmp_path / "log").values()) == {1}
 
 
 def test_workers_climb_side_by_side(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_given_networks_go_the_same_way_and_are_not_done_again(tmp_path: Path) -
     found = evaluate_networks(networks, evaluator, AccuracyReward(), records=records, origin="baseline", seeds=(0, 1), values=given)
     assert [record.id for record in found] == [network.id for network in networks for _ in range(2)]
     assert {record.origin for record in found} == {"baseline"} and found[0].values == given[0] and len(records) == 4
-    assert evaluate_networks(networks, evaluator, AccuracyReward(), records=records, seeds=(0, 1)) == found
+    assert evaluate_networks(networks, evaluator, AccuracyReward(), records=records, origin="baseline", seeds=(0, 1)) == found
     assert set(calls(tmp_path / "log").values()) == {1}
 
 
@@ -256,7 +256,11 @@ def test_a_baseline_on_record_is_not_evaluated_again_when_proposed(tmp_path: Pat
     sampler = Listener([SPACE.encode(SPACE.baseline)])
     result = search(tmp_path, sampler, 2, evaluator, window=None)
     assert result.proposals == 2 and result.evaluated == 1 and result.resumed == 1
-    assert [record.origin for record in result.records] == ["baseline", "listener"]
+    assert [record.origin for record in result.records] == ["listener", "listener"]
+    taken = result.records[0]
+    assert taken.details["evaluated_as"] == "baseline" and taken.seconds == taken.training_macs == 0.0
+    again = search(tmp_path, Listener([SPACE.encode(SPACE.baseline)]), 2, evaluator, window=None)
+    assert again.evaluated == 0 and same(again.records, result.records) and len(records) == 3
     assert set(calls(tmp_path / "log").values()) == {1}
 
 

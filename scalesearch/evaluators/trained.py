@@ -1,6 +1,6 @@
 """evaluator=trained: train the network on the user's images and report its validation accuracy.
 
-Test images take no part: `test_accuracy` reads them, and only the `train` command calls it.
+Test images take no part: `test_accuracy` reads them, for `train` and for the finalists of `nas`, in the end.
 """
 
 from __future__ import annotations
@@ -192,6 +192,10 @@ class TrainedEvaluator:
                     break  # closing the training writes its checkpoint
         before = ends[rung - 1] if ladder.resumes and rung else 0
         return self._evaluation(network, history, before, split, seed)
+
+    @property
+    def has_test_images(self) -> bool:
+        return self.dataset().has_test
 
     def test_accuracy(self, architecture: Architecture, *, seed: int, folder: Path) -> Evaluation:
         """The accuracy of the finished training in `folder` on the test images, which nothing else reads."""

@@ -138,7 +138,7 @@ def networks_of(records: Iterable[Record]) -> tuple[Network, ...]:
     rows: dict[str, dict[int, Record]] = {}
     for record in records:
         mine = rows.setdefault(record.id, {})
-        if record.seed not in mine or record.rung >= mine[record.seed].rung:
+        if record.seed not in mine or record.rung > mine[record.seed].rung:  # one that another part took over comes later
             mine[record.seed] = record
     return tuple(_network(list(mine.values())) for mine in rows.values())
 

@@ -26,7 +26,7 @@ CONSTANT = 1.0  # variance of the mean, in units of the observations' variance
 # Means and deviations of the normal priors on the logarithms; targets have unit variance, features too.
 SCALE_PRIOR = (-1.0, 1.0)  # relative to 1/√groups, so that rows are as far apart in many dimensions as in few
 BUMP_PRIOR = (-0.5, 1.0)
-LINEAR_PRIOR = (0.0, 1.0)  # relative to 1/columns
+LINEAR_PRIOR = (1.0, 1.0)  # relative to 1/columns
 TREND_PRIOR = (-1.0, 2.0)
 NOISE_PRIOR = (-6.0, 2.0)
 BOUNDS = 4.0  # deviations of the prior

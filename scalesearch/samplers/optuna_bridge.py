@@ -194,7 +194,8 @@ class GPSampler(OptunaSampler):
         class WindowedGP(optuna.samplers.GPSampler):
             def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
                 params = super().sample_relative(study, trial, search_space)
-                return {name: into_window(params)[name] for name in params} if params else params
+                moved = into_window(params) if params else {}
+                return {name: moved[name] for name in params}
 
         with _quietly():
             sampler = WindowedGP(seed=seed, n_startup_trials=self._startup_of_optuna(startup, feasible))
@@ -220,7 +221,8 @@ class CmaEsSampler(OptunaSampler):
         class WindowedCmaEs(optuna.samplers.CmaEsSampler):
             def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
                 params = super().sample_relative(study, trial, search_space)
-                return {name: into_window(params)[name] for name in params} if params else params
+                moved = into_window(params) if params else {}
+                return {name: moved[name] for name in params}
 
         with _quietly():
             # With a margin the variance of a whole number never vanishes (arXiv 2205.13482), but it is then told what it

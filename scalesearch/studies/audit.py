@@ -121,7 +121,7 @@ def run_audit(space: Space, feasible: FeasibleSet, evaluator: Any, *, records: R
     for side in sides:
         evaluate_networks([item.architecture for item in listed], side, AccuracyReward(), records=records, origin=ORIGIN, seeds=seeds,
                           executor=executor, workers=workers, folder=folder, on_record=on_record)
-    known = {record.key: record for record in records}
+    known = {record.key: record for record in reversed(records.read())}  # the first of a key: others took it over, at no cost
     return compare(listed, evaluator, long, known, tuple(seeds), threshold, confidence)
 
 

@@ -20,6 +20,7 @@ from scalesearch.spaces import Space
 from scalesearch.spaces.feasible import FeasibleSet
 
 # Draws from which the ones far apart are chosen.
+STREAM = 1  # of random draws, beside the sampler's own from the same seed
 POOL = 200
 # A variant of the baseline may cost so much more or less than it.
 TOLERANCE = 0.15
@@ -108,7 +109,7 @@ def spread_draws(space: Space, feasible: FeasibleSet, count: int, seed: int, tak
         return []
     known = {blocks(network) for network in taken}
     pool: list[Architecture] = []
-    for values in feasible.random_draws(np.random.default_rng(seed), POOL):
+    for values in feasible.random_draws(np.random.default_rng([seed, STREAM]), POOL):
         network = space.decode(values)
         if blocks(network) not in known:
             known.add(blocks(network))

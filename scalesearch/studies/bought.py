@@ -29,6 +29,7 @@ Kind = Literal["measured", "predicted", "startup"]
 # Random draws behind a curve: at least, and for each training of the search, and at most.
 FEWEST, EACH, MOST = 2000, 10, 5000
 # The best of more draws than this share of those evaluated is not told: their tail would be a handful.
+STREAM = 4  # of random draws, beside the sampler's own from the same seed
 TOLD = 0.25
 # Points of a curve; draws by which the cost of a random training is averaged.
 POINTS, PRICED = 80, 50
@@ -243,7 +244,7 @@ def _mean_rewards(records: Sequence[Record]) -> dict[str, float]:
 
 def _draws(feasible: FeasibleSet, trainings: int, seed: int) -> list[dict[str, Any]]:
     count = min(max(FEWEST, EACH * trainings), MOST)
-    return feasible.random_draws(np.random.default_rng(seed), count)
+    return feasible.random_draws(np.random.default_rng([seed, STREAM]), count)
 
 
 def _accuracies(evaluator: Any, networks: Sequence[Architecture]) -> Floats:

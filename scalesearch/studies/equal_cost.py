@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scalesearch.architecture import Architecture
 from scalesearch.cost import cost_of
@@ -21,6 +21,10 @@ EQUAL = 0.01
 FARTHEST = 12.0
 
 CostOf = Callable[[Architecture], float]
+
+
+# Networks that are measured to find one of a measured cost.
+MEASUREMENTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,25 @@ def scale_to_cost(base: Architecture, target: float, rule: ScalingRule = RULES["
             near = step
             if _off(near) <= EQUAL:
                 break
+    return near
+
+
+def scale_by_measuring(base: Architecture, target: float, like: Architecture, measured: CostOf, rule: ScalingRule = RULES["compound"], *,
+                       accepts: Callable[[Architecture], bool] = lambda _: True) -> Scaled:
+    """The base scaled to a cost that only a measurement tells; `like` is a network of that cost.
+
+    Scaled to its multiply-adds, measured, and scaled again to as many more or fewer: a measurement
+    each, of networks of about the right size.
+    """
+    wanted, near = float(cost_of(like).macs), None
+    for _ in range(MEASUREMENTS):
+        step = scale_to_cost(base, wanted, rule, accepts=accepts)
+        step = replace(step, cost=measured(step.architecture), target=target)
+        near = step if near is None or _off(step) < _off(near) else near
+        if _off(near) <= EQUAL:
+            break
+        wanted *= target / step.cost
+    assert near is not None
     return near
 
 

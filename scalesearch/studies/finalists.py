@@ -9,6 +9,7 @@ read, once for each training; every choice was made on validation images.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from scalesearch.scaling import RULES, ScalingRule
 from scalesearch.search import evaluate_networks
 from scalesearch.spaces import Space
 from scalesearch.spaces.feasible import FeasibleSet
-from scalesearch.studies.equal_cost import CostOf, Scaled, scale_to_cost
+from scalesearch.studies.equal_cost import CostOf, Scaled, scale_by_measuring, scale_to_cost
 from scalesearch.studies.verdict import BASELINE, FINALIST, RANDOM, Verdict, judge
 
 # Origins of the records.
@@ -32,6 +33,7 @@ ORIGINS = (FINALIST, BASELINE, RANDOM)
 # Fresh seeds begin at the next multiple of this.
 SEEDS_APART = 1000
 # Of so many draws from the window the one nearest to the winner's cost is the random network.
+STREAM = 2  # of random draws, beside the sampler's own from the same seed
 DRAWS = 100
 # Accuracies on test images, each read once.
 TESTS_FILE = "test_accuracies.json"
@@ -40,7 +42,8 @@ TESTS_FILE = "test_accuracies.json"
 def run_finalists(winners: Sequence[Architecture], evaluator: Any, baseline: Architecture, space: Space, feasible: FeasibleSet,
                   objective: Objective, *, records: RecordFile, seeds: Sequence[int] = (1000, 1001, 1002),
                   promised: Mapping[str, float] | None = None, same_schedule: bool | None = None,
-                  rule: ScalingRule = RULES["compound"], cost: CostOf | None = None, measure: Measure | None = None, executor: Any = None,
+                  rule: ScalingRule = RULES["compound"], cost: CostOf | None = None, measured: CostOf | None = None,
+                  measure: Measure | None = None, executor: Any = None,
                   workers: int = 1, folder: Path | None = None, on_record: OnRecord | None = None, confidence: float = 0.95,
                   seed: int = 0) -> Verdict:
     """Train the winners of a search again and judge them; a second call evaluates and reads nothing again.
@@ -50,6 +53,7 @@ def run_finalists(winners: Sequence[Architecture], evaluator: Any, baseline: Arc
     seeds          fresh ones (`fresh_seeds`): every network is trained at each
     same_schedule  whether the promises come from this schedule; None: looked up in `records`
     cost           by which the baseline is scaled and the random network chosen; None: multiply-adds
+    measured       the same by a measurement, where `cost` only predicts it: for the baseline, which is of other blocks
     measure        a network's measured costs, where the objective needs them
     seed           of the random network
 
@@ -67,9 +71,11 @@ def run_finalists(winners: Sequence[Architecture], evaluator: Any, baseline: Arc
 
     trained = train(winners, FINALIST)
     winner = choose([(network, trained[network.id]) for network in winners])
-    scaled = scale_to_cost(baseline, price(winner), rule, cost=price, accepts=lambda network: _accepted(evaluator, network))
+    accepts = functools.partial(_accepted, evaluator)
+    scaled = (scale_to_cost(baseline, price(winner), rule, cost=price, accepts=accepts) if measured is None
+              else scale_by_measuring(baseline, measured(winner), winner, measured, rule, accepts=accepts))
     drawn = random_network(space, feasible, price, price(winner), {*trained, scaled.architecture.id}, seed)
-    beside = [scaled.architecture.replace(name=_scaled_name(baseline, scaled, price(baseline))), *([drawn] if drawn else [])]
+    beside = [scaled.architecture.replace(name=_scaled_name(baseline, scaled, (measured or price)(baseline))), *([drawn] if drawn else [])]
     trained |= train(beside[:1], BASELINE) | train(beside[1:], RANDOM)
     tests = read_tests(trained, evaluator, folder)
     read = None if tests is None else {id: [tests[training_key(r)]["accuracy"] if r.ok else None for r in rs] for id, rs in trained.items()}
@@ -78,7 +84,7 @@ def run_finalists(winners: Sequence[Architecture], evaluator: Any, baseline: Arc
     if same_schedule is None:
         same_schedule = {r.fingerprint for rs in earlier.values() for r in rs} <= {evaluator.fingerprint}
     roles = [*((FINALIST, n) for n in winners), (BASELINE, beside[0]), *((RANDOM, n) for n in beside[1:])]
-    return judge(roles, trained, read, images, winner, scaled, promised, same_schedule, price, tuple(seeds), confidence,
+    return judge(roles, trained, read, images, winner, scaled, promised, same_schedule, measured or price, tuple(seeds), confidence,
                  1 / evaluator.folds if getattr(evaluator, "folds", 1) > 1 else None)
 
 
@@ -107,7 +113,7 @@ def random_network(space: Space, feasible: FeasibleSet, price: CostOf, cost: flo
     import numpy as np
 
     found: dict[str, Architecture] = {}
-    for values in feasible.random_draws(np.random.default_rng(seed), DRAWS):
+    for values in feasible.random_draws(np.random.default_rng([seed, STREAM]), DRAWS):
         try:
             network = space.decode(values)
         except SpaceError:
@@ -123,7 +129,7 @@ def read_tests(trained: Mapping[str, Sequence[Record]], evaluator: Any, folder: 
 
     What was read is kept beside the records, and never read again.
     """
-    if folder is None or not hasattr(evaluator, "test_accuracy"):
+    if folder is None or not hasattr(evaluator, "test_accuracy") or not getattr(evaluator, "has_test_images", True):
         return None
     path = folder / TESTS_FILE
     known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

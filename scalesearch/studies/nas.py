@@ -25,9 +25,12 @@ from scalesearch.screen import Screen
 from scalesearch.search import SearchResult, evaluate_networks, run_search
 from scalesearch.studies import nas_bill, parts
 from scalesearch.studies.bought import Bought, what_it_bought
+from scalesearch.studies.clock import Clock
 from scalesearch.studies.nas_plan import NasSettings, Plan, make_plan, say_plan
 from scalesearch.studies.nas_show import show
 from scalesearch.studies.planner import Ledger, settle
+
+STREAM = 5  # of random draws, beside the sampler's own from the same seed
 
 __all__ = ["NasSettings", "make_plan", "run", "show"]
 
@@ -36,11 +39,12 @@ def run(settings: NasSettings, screen: Screen) -> dict[str, Any]:
     """Search, then put the winner beside the stock baseline. The same command again continues."""
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("nas", config))
+    clock = Clock(folder)
     plan = make_plan(settings, screen, folder)
     open_run(folder, "nas", config)
     say_plan(plan, settings, screen)
     with RecordFile(folder / "records.jsonl") as records, closing(make_executor(plan, settings)) as executor:
-        study = Study.start(plan, settings, records, executor, folder, screen)
+        study = Study.start(plan, settings, records, executor, folder, screen, clock)
         if hasattr(plan.evaluator, "prepare"):
             plan.evaluator.prepare(screen)
         baseline = study.baseline()
@@ -69,16 +73,19 @@ class Study:
     executor: Executor
     folder: Path
     screen: Screen
+    clock: Clock
     ledger: Ledger | None = None
 
     @classmethod
-    def start(cls, plan: Plan, settings: NasSettings, records: RecordFile, executor: Executor, folder: Path, screen: Screen) -> Study:
+    def start(cls, plan: Plan, settings: NasSettings, records: RecordFile, executor: Executor, folder: Path, screen: Screen,
+              clock: Clock) -> Study:
         """With a bill, and what it allows, where candidates are trained."""
         bill = nas_bill.make_or_read(plan, settings, folder, screen)
         if bill is None:
-            return cls(plan, settings, records, executor, folder, screen)
+            return cls(plan, settings, records, executor, folder, screen, clock)
         allowed = dataclasses.replace(plan, trials=bill.trials, finalists=bill.finalists, final_seeds=bill.final_seeds)
-        return cls(allowed, settings, records, executor, folder, screen, Ledger(bill, records.read()))
+        clock.tick(always=True)
+        return cls(allowed, settings, records, executor, folder, screen, clock, Ledger(bill, records.read(), before=clock.seconds))
 
     def audit(self) -> Any:
         """Whether the proxy is fit to rank, where that is asked for."""
@@ -131,6 +138,9 @@ class Study:
                                **self._where())
         if found.stopped:
             self.screen.status(f"budget    no time for more: {found.rungs[0]} of {plan.trials} networks were begun")
+        if found.stopped and not found.records:
+            raise RunError(f"budget={settings.budget}: {parts.duration(self.clock.seconds)} went into what comes before the search, and "
+                           "nothing is left for it; write a larger budget, or leave out audit or prior")
         if found.best is None and not found.interrupted:
             raise RunError(f"{self.folder}: no evaluation succeeded; the causes are in {self.folder}/records.jsonl")
         return parts.unless_interrupted(found)
@@ -143,9 +153,10 @@ class Study:
         from scalesearch.studies.finalists import fresh_seeds, run_finalists
 
         chosen = [record.network for record in found.ranked[:plan.finalists]]
-        cost = None if plan.meters.window is None else plan.meters.window.predicted_cost
+        meter = plan.meters.window
         with self._progress("finalists", "accuracy") as on_record:
-            return run_finalists(chosen, plan.final, plan.baseline, plan.space, plan.feasible, plan.objective, cost=cost,
+            return run_finalists(chosen, plan.final, plan.baseline, plan.space, plan.feasible, plan.objective,
+                                 cost=None if meter is None else meter.predicted_cost, measured=None if meter is None else meter.cost,
                                  seeds=fresh_seeds(plan.final_seeds, range(settings.repeats)), measure=plan.meters.measure,
                                  same_schedule=plan.same_schedule, on_record=on_record, seed=settings.seed,
                                  promised={record.id: mean_accuracy(found, record) for record in found.ranked[:plan.finalists]},
@@ -181,8 +192,10 @@ class Study:
         if plan.meters.by_metric:
             result["measured"] = measured_summary(plan, winner)
         if self.ledger is not None:
-            beside = {"prior": prior.supernet.seconds} if prior is not None else {}
-            result["plan"] = to_mapping(settle(self.ledger.bill, self.records, beside=beside))
+            trained_here = prior is not None and nas_bill.pays_supernet(self.folder)
+            result["plan"] = to_mapping(settle(self.ledger.bill, self.records, self.clock.seconds,
+                                               {"prior": prior.supernet.seconds} if trained_here else {}))
+            self.clock.tick(always=True)
         result["bought"] = to_mapping(self.bought(found, sampler))
         if hasattr(plan.evaluator, "verify"):
             result.update(self.second_opinion(result, winner))
@@ -230,6 +243,7 @@ class Study:
                 best.extend([] if value is None else [value])
                 if self.ledger is not None:
                     self.ledger.add(record)
+                    self.clock.tick()
                 bar.set(done, f"best {shown} {max(best):.4f}" if best else None, total)
 
             yield on_record
@@ -261,9 +275,11 @@ def random_search(plan: Plan, count: int) -> dict[str, Any]:
 
     from scalesearch.candidates import Candidate
 
-    drawn = [Candidate.of(plan.space.decode(v), "random") for v in plan.feasible.random_draws(np.random.default_rng(0), count)]
+    draws = plan.feasible.random_draws(np.random.default_rng([0, STREAM]), count)
+    drawn = [Candidate.of(plan.space.decode(values), "random") for values in draws]
     accuracies = [plan.evaluator.evaluate(network.architecture, seed=0).accuracy for network in drawn]
-    rewards = [float(plan.objective(a, {**network.amounts, **plan.meters.amounts(network.architecture)}))
+    needed = bool(plan.objective.metrics)
+    rewards = [float(plan.objective(a, {**network.amounts, **(plan.meters.amounts(network.architecture) if needed else {})}))
                for a, network in zip(accuracies, drawn, strict=True)]
     top = int(np.argmax(rewards))
     best = drawn[top]

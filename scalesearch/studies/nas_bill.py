@@ -25,8 +25,9 @@ def make_or_read(plan: Plan, settings: NasSettings, folder: Path, screen: Screen
     bill = read_bill(folder / FILE, asked)
     if bill is None:
         screen.status("timing    training steps of the cheapest, the median and the dearest candidate")
+        supernet = settings.prior is not None and not supernet_evaluator(plan, settings).is_trained
         bill = make(plan, settings)
-        write_atomic(folder / FILE, json.dumps({"asked": asked, "bill": to_mapping(bill)}, indent=1) + "\n")
+        write_atomic(folder / FILE, json.dumps({"asked": asked, "supernet": bool(supernet), "bill": to_mapping(bill)}, indent=1) + "\n")
     show_bill(bill, screen)
     return bill
 
@@ -38,6 +39,14 @@ def read_bill(path: Path, asked: Mapping[str, Any]) -> Bill | None:
     except (OSError, ValueError):
         return None
     return from_mapping(Bill, kept["bill"]) if kept.get("asked") == dict(asked) else None
+
+
+def pays_supernet(folder: Path) -> bool:
+    """Whether this run had to train the supernet of its prior; another may have done so."""
+    try:
+        return bool(json.loads((folder / FILE).read_text(encoding="utf-8"))["supernet"])
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def make(plan: Plan, settings: NasSettings) -> Bill:

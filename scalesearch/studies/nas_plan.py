@@ -13,6 +13,7 @@ from scalesearch.cost import cost_of
 from scalesearch.errors import ConfigError
 from scalesearch.metrics import METRICS
 from scalesearch.objective import Window, load_objective
+from scalesearch.rank_correlation import FEWEST
 from scalesearch.screen import Screen
 from scalesearch.spaces import load_space
 from scalesearch.spaces.feasible import FeasibleSet
@@ -146,6 +147,8 @@ def check_numbers(settings: NasSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < low:
             raise ConfigError(f"{name}={value}: it is at least {low}")
+    if 0 != settings.audit < FEWEST:
+        raise ConfigError(f"audit={settings.audit}: rankings of at least {FEWEST} networks are compared; 0: no audit")
     if settings.budget is not None:
         parse_budget(settings.budget)
     if not 0 <= settings.seed < 2**32:

@@ -41,6 +41,9 @@ def show_verdict(verdict: Told, screen: Screen) -> None:
     columns = ["", "network", "multiply-adds", "cost", "search saw", "validation, retrained", *(["test"] if on_test else [])]
     screen.table(columns, rows, title=f"verdict: {len(verdict['seeds'])} fresh seeds each, intervals of {verdict['confidence']:.0%}")
     screen.print(verdict["sentence"])
+    if verdict["images_margin"] is not None:
+        margin = f"{100 * verdict['images_margin']:.1f} points"
+        screen.print(f"Which {verdict['test_images']:,} test images there are leaves at most {margin} of luck more; seeds do not show it.")
 
 
 def between(mean: float | None, interval: Sequence[float] | None) -> str:

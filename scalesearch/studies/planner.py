@@ -279,14 +279,15 @@ def _short(seconds: float, down: bool = False) -> str:
 class Ledger:
     """Keeps a search to its bill: `may_start(rung)` until what is left is needed for the finalists.
 
-    Time before this call of the command is taken from the records found, each worker's evaluations
-    added up; from then on the clock counts. What an evaluation takes is corrected by the ones that
+    `before` are the seconds that earlier calls of the command took and this one has so far; None: what
+    the records found took of each worker, added up. From then on the clock counts. What an evaluation takes is corrected by the ones that
     have finished: ten workers on one machine slow each other down, which nobody timed.
     """
 
     bill: Bill
     earlier: Iterable[Record] = ()
     clock: Callable[[], float] = time.monotonic
+    before: float | None = None
     _planned: float = 0.0
     _taken: float = 0.0
     _survivors: int = 0
@@ -296,7 +297,7 @@ class Ledger:
         self._before = 0.0
         for record in self.earlier:
             self.add(record)
-        self._before = sum(self._done.values()) / self.bill.workers
+        self._before = sum(self._done.values()) / self.bill.workers if self.before is None else self.before
         self._started = self.clock()
 
     def add(self, record: Record) -> None:

@@ -7,7 +7,6 @@ trainings correct. `agreement` says how far they deserve that.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from scalesearch.search import evaluate_networks
 from scalesearch.spaces.feasible import FeasibleSet
 from scalesearch.studies import parts
 
+STREAM = 3  # of random draws, beside the sampler's own from the same seed
 ORIGIN = "prior"
 
 # Draws of networks that came before, in a row, after which the window holds no others.
@@ -66,8 +66,7 @@ def supernet_prior(space: Any, feasible: FeasibleSet, data: Mapping[str, Any], r
     if count < 1:
         raise ConfigError(f"prior networks={count}: at least one")
     evaluator: Any = prior_evaluator(space, data, recipe, settings, screen)
-    # Nothing runs beside the supernet: it takes all cores.
-    spent = dataclasses.replace(evaluator, threads=parts.cores()).prepare(screen)
+    spent = evaluator.prepare(screen)
     networks = draw_networks(space, feasible, count, seed)
     with (screen or Screen()).progress(len(networks), "prior") as bar:
         found = evaluate_networks([network for _, network in networks], evaluator, AccuracyReward(), records=records, origin=ORIGIN,
@@ -102,7 +101,7 @@ def agreement(evaluator: Any, networks: Sequence[Architecture], accuracies: Sequ
 
 def draw_networks(space: Any, feasible: FeasibleSet, count: int, seed: int) -> list[tuple[dict[str, Any], Architecture]]:
     """Different networks, uniform over the window, with their values; the same ones for the same seed."""
-    generator, found, repeats = np.random.default_rng(seed), dict[Any, tuple[dict[str, Any], Architecture]](), 0
+    generator, found, repeats = np.random.default_rng([seed, STREAM]), dict[Any, tuple[dict[str, Any], Architecture]](), 0
     while len(found) < count and repeats < _PATIENCE:
         values = feasible.draw(generator)
         network = space.decode(values)

@@ -173,6 +173,11 @@ class Dataset:
         """Side of the stored images in px."""
         return int(self.data.images.shape[1])
 
+    @property
+    def has_test(self) -> bool:
+        """Whether images were held back for the final test."""
+        return self._open_test is not None
+
     @functools.cached_property
     def test(self) -> ImageSet:
         """The images held back for the final test; decoded when first read."""

@@ -41,6 +41,7 @@ def test_it_is_the_process_of_scikit_learn() -> None:
     rows, others = some_rows(30), some_rows(7, seed=1)
     rows, others = Rows(rows.features, np.zeros((30, 2))), Rows(others.features, np.zeros((7, 2)))
     targets, hyper = some_targets(rows), some_hyper()
+    hyper.logs[-2] = np.log(0.3 * CONSTANT)
     process = GaussianProcess.of(hyper, GROUPS, rows, targets)
     # Its dot product has a constant of its own, of variance 1.
     kernel = (ConstantKernel(CONSTANT - hyper.linear) + ConstantKernel(hyper.linear) * DotProduct(1.0)

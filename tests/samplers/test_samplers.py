@@ -176,6 +176,18 @@ def test_the_window_of_tpe_is_where_its_candidates_are_chosen() -> None:
     assert sum(inside[10:]) >= 24
 
 
+@pytest.mark.parametrize(("name", "count"), [("cmaes", 12), ("gp", 6)])
+def test_proposals_are_moved_into_a_narrow_window_as_a_whole(name: str, count: int) -> None:
+    space = load_space("mbconv")
+    feasible = feasible_set(space, Window(195_000_000, 200_000_000))
+    sampler = SAMPLERS.build({"name": name, "startup": 4}, space=space, feasible=feasible, seed=0)
+    for _ in range(count):
+        values = sampler.ask()
+        cost = feasible.cost(values)
+        assert cost in feasible.window
+        sampler.tell(values, Outcome(0.5, -cost / 1e9, cost))
+
+
 def test_old_networks_leave_the_population() -> None:
     sampler = build("evolution")
     best = feasible_set(SPACE, WINDOW).draw(np.random.default_rng(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def test_every_part_of_a_run_is_in_its_result(whole: tuple[Path, dict[str, Any]]
 def test_origins_and_rungs_of_the_records(whole: tuple[Path, dict[str, Any]]) -> None:
     records = ss.RecordFile(whole[0] / "run" / "records.jsonl").read()
     assert {r.origin for r in records} >= {"baseline", "audit", "prior", "predictor", "finalist", "scaled baseline", "random network"}
-    assert len({r.key for r in records}) == len(records)
+    own = [r for r in records if "evaluated_as" not in r.details]
+    assert len({r.key for r in own}) == len(own), "nothing is evaluated twice"
+    assert len({(r.key, r.origin) for r in records}) == len(records)
     assert all(r.seed >= 1000 for r in records if r.origin == "finalist") and all(r.seed == 0 for r in records if r.origin == "predictor")
 
 
@@ -86,6 +89,11 @@ def test_a_budget_too_small_for_one_candidate_says_which_works(tmp_path: Path) -
     assert "\n" not in str(caught.value) and not ss.RecordFile(tmp_path / "run" / "records.jsonl").read()
 
 
+def test_without_test_images_the_verdict_is_on_validation(tmp_path: Path) -> None:
+    result = search(tmp_path, **{"data.test": "0", "trials": "3", "finalists": "1", "finalist_seeds": "2"})
+    assert result["verdict"]["images"] == "validation" and result["verdict"]["test"] is None
+
+
 def test_a_budget_is_kept(tmp_path: Path) -> None:
     result = search(tmp_path, budget="20s", trials="null", finalists="1", finalist_seeds="1")
     plan = result["plan"]
@@ -93,6 +101,18 @@ def test_a_budget_is_kept(tmp_path: Path) -> None:
     assert sum(item["seconds"] for item in plan["items"]) <= 20
 
 
+@pytest.fixture
+def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real measurements, with few repetitions."""
+    from scalesearch.training import timing
+
+    monkeypatch.setattr(timing, "_LEAST", 3)
+    monkeypatch.setattr(timing, "measure", functools.partial(timing.measure, seconds=0.05))
+    monkeypatch.setattr(timing, "measure_alone", functools.partial(timing.measure_alone, turns=9, seconds=0.2))
+    monkeypatch.setattr(timing, "_ROUNDS", 1)
+
+
+@pytest.mark.usefixtures("quick_timing")
 def test_a_measured_window_holds_the_winner(tmp_path: Path) -> None:
     result = search(tmp_path, target_latency="2000ms", window="[0, 1]", trials="3", finalists="0")
     told = result["measured"]["latency_ms"]
@@ -102,12 +122,14 @@ def test_a_measured_window_holds_the_winner(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "measurements.jsonl").is_file()
 
 
+@pytest.mark.usefixtures("quick_timing")
 def test_an_impossible_latency_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="target_latency=0.001ms.*it spans.*the nearest is target_latency=") as caught:
         search(tmp_path, target_latency="0.001ms")
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("quick_timing")
 def test_the_training_aware_search_runs_on_v2_and_records_step_times(tmp_path: Path) -> None:
     result = search(tmp_path, space="mbconv_v2", objective="training_aware", trials="3", finalists="0")
     records = [r for r in ss.RecordFile(tmp_path / "run" / "records.jsonl") if r.origin == "predictor"]
