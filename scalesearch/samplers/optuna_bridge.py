@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scalesearch.errors import SpaceError
+from scalesearch.objective import Objective
 from scalesearch.records import Record
 from scalesearch.samplers import Outcome
 from scalesearch.spaces import Parameter, Space
@@ -233,7 +234,7 @@ class CmaEsSampler(OptunaSampler):
 
 
 class NSGA2Sampler(OptunaSampler):
-    """Optuna's NSGA-II on two objectives, accuracy up and multiply-adds down.
+    """Optuna's NSGA-II on two objectives, accuracy up and cost down: multiply-adds, or what the search's objective counts.
 
     Crossover and mutation are repeated until the child is in the window.
 
@@ -243,8 +244,11 @@ class NSGA2Sampler(OptunaSampler):
     name = "nsga2"
     directions: Directions = ("maximize", "minimize")
 
-    def __init__(self, space: Space, feasible: FeasibleSet | None = None, seed: int = 0, population: int = 50) -> None:
+    def __init__(self, space: Space, feasible: FeasibleSet | None = None, seed: int = 0, objective: Objective | None = None,
+                 population: int = 50) -> None:
         import optuna
+
+        self._cost = str(getattr(objective, "cost", "macs"))
 
         allowed, rng = self._allowed, np.random.RandomState(seed)
 
@@ -268,7 +272,7 @@ class NSGA2Sampler(OptunaSampler):
     tries = 50
 
     def goals(self, outcome: Outcome) -> list[float]:
-        return [outcome.accuracy, float(outcome.macs)]
+        return [outcome.accuracy, float(outcome.amounts.get(self._cost, outcome.macs))]
 
     def _add(self, values: Mapping[str, Any], goals: list[float]) -> None:
         # Asked for, not just added: NSGA-II gives a trial its generation when it is asked to propose for it.

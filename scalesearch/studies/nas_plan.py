@@ -227,5 +227,6 @@ def say_plan(plan: Plan, settings: NasSettings, screen: Screen) -> None:
     screen.status(f"baseline  {plan.baseline.name} at {plan.baseline.resolution} px: {cost_of(plan.baseline).macs:,} multiply-adds")
     for meter in plan.meters.by_metric.values():
         error = "unknown" if meter.error is None else f"{100 * meter.error:.1f} %"
-        screen.status(f"measured  {meter.metric.name} on {meter.setup.device_name}: stock {meter.measure(plan.baseline)}; predicted from "
-                      f"blocks with a mean error of {error} over {meter.line.networks} networks")
+        where = f"{meter.metric.name} on {meter.setup.device_name}, batch {meter.setup.images}"
+        screen.status(f"measured  {where}: stock {meter.measure(plan.baseline)}; predicted from blocks with a mean error of {error} "
+                      f"over {meter.line.networks} networks")
