@@ -126,8 +126,8 @@ def check_continued(folder: Path, before: list[str], words: tuple[str, ...], net
 
 
 def test_a_killed_search_on_digits_continues(tmp_path: Path) -> None:
-    words = ("nas", "experiment=smoke", "data.limit=200", "recipe.epochs=1", "trials=6", "workers=2", "name=run", "report=false",
-             "format=json")
+    words = ("nas", "experiment=smoke", "data.limit=200", "recipe.epochs=1", "trials=6", "workers=2", "finalists=0", "name=run",
+             "report=false", "format=json")
     before = killed_search(tmp_path, 3, *words, limit=120)
     assert 3 <= len(before) < 7
     check_continued(tmp_path, before, words, networks=6)
@@ -135,7 +135,8 @@ def test_a_killed_search_on_digits_continues(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_search_on_cifar10_continues(tmp_path: Path, shared_data: Path) -> None:
-    words = ("nas", "data=parquet", f"data.root={shared_data / 'cifar10'}", "experiment=smoke", "name=run", "report=false", "format=json")
+    words = ("nas", "data=parquet", f"data.root={shared_data / 'cifar10'}", "experiment=smoke", "finalists=0", "name=run", "report=false",
+             "format=json")
     before = killed_search(tmp_path, 6, *words, limit=300)
     check_continued(tmp_path, before, words, networks=8)
 
