@@ -180,25 +180,11 @@ class AccuracyReward:
 
 
 @dataclass(frozen=True, slots=True)
-class ParetoReward:
+class ParetoReward(SoftReward):
     """Accuracy against cost, neither traded for the other: `goals` are (accuracy, -C).
 
-    Where one number is needed, to promote a network or to name one winner, it is ACC·(C/T)^w.
+    Where one number is needed, to promote a network or to name one winner, it is the soft reward.
     """
-
-    target: float
-    exponent: float = -0.07
-    cost: CostName = "macs"
-
-    def __post_init__(self) -> None:
-        _check_exponents(exponent=self.exponent)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        return _measured(self.cost)
-
-    def __call__(self, accuracy: Any, amounts: Amounts) -> Any:
-        return accuracy * (amounts[self.cost] / self.target) ** self.exponent
 
     def goals(self, accuracy: Any, amounts: Amounts) -> tuple[Any, ...]:
         """What is to be maximised, each for itself."""

@@ -11,12 +11,12 @@ from scalesearch.cost import cost_of
 from scalesearch.errors import BudgetError, ConfigError
 from scalesearch.metrics import METRICS, Metric
 from scalesearch.objective import Window
+from scalesearch.spaces.feasible import EVERYTHING
+
+__all__ = ["EVERYTHING", "Budget", "Shares", "fit_to_images", "load_budget", "target_window"]
 
 # Side in pixels up to which the stock skeleton would shrink an image to nothing.
 SMALL_IMAGES = 64
-
-# A window that holds every network, for `window=null`.
-EVERYTHING = Window(0, 2**62)
 
 # Shares of the budget for `window=auto`; several goals need room for a front.
 NARROW, WIDE = (0.9, 1.0), (0.25, 1.0)

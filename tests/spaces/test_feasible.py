@@ -18,7 +18,7 @@ from scalesearch.cost import block_cost, cost_of
 from scalesearch.errors import BudgetError, SpaceError
 from scalesearch.metrics import METRICS
 from scalesearch.objective import Window
-from scalesearch.spaces import Parameter, Space, feasible, load_space
+from scalesearch.spaces import Parameter, Space, chain, feasible, load_space
 from scalesearch.spaces.feasible import FeasibleSet, feasible_set
 from scalesearch.spaces.stages import StageSpace, stage_options
 
@@ -65,8 +65,8 @@ def coupled() -> StageSpace:
 @pytest.fixture
 def rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forces the bounded way, with few enough buckets that rounding matters."""
-    monkeypatch.setattr(feasible, "MOST_SUMS", 0)
-    monkeypatch.setattr(feasible, "BUCKETS", 500)
+    monkeypatch.setattr(chain, "MOST_SUMS", 0)
+    monkeypatch.setattr(chain, "BUCKETS", 500)
 
 
 @pytest.mark.parametrize(("low", "high", "count"), [(360_000_000, 400_000_000, 12_965_342_083),
