@@ -47,7 +47,7 @@ Floats = NDArray[np.float64]
 Report = Callable[[int, int], None]
 
 # Blocks that are timed together, with the reference between their rounds.
-_GROUP = 24
+_GROUP = 8
 # Networks near the window have at least and at most so many times its cost, by a first guess.
 _NEAR = 1.5
 # A prediction rules a network out when it is farther off than so many mean errors, the largest one, and this share.

@@ -12,6 +12,7 @@ from typing import Any
 
 from scalesearch.analysis import Optimism, compare_with_best
 from scalesearch.architecture import Architecture
+from scalesearch.metrics import load_metric
 from scalesearch.report import common, rungs, search_bought, spending, tables, verdict
 from scalesearch.report.audit import audit_parts
 from scalesearch.report.common import Facts, Picture, Section, at, plural
@@ -222,7 +223,7 @@ def cost_picture(run: Run, winner: Scored | None, baseline: Scored | None) -> Pi
     last = max((r.rung for n in run.candidates for r in n.good), default=0)
     whole = [n for n in run.candidates if any(r.rung == last for r in n.good)]
     dots = [figures.Mark(common.called(n), n.macs, n.accuracy, n.deviation) for n in whole]
-    window = run.result.get("window")
+    window = run.result.get("window") if target_metric(run) == "macs" else None
     figure = figures.accuracy_against_cost(
         dots, baseline=mark(baseline), winner=mark(winner), published=common.published_marks(),
         window=(window[0], window[1]) if window else None, accuracy_label=common.accuracy_label(run))
@@ -244,6 +245,17 @@ def reward_picture(run: Run, baseline: Scored | None) -> Picture:
 # ------------------------------------------------------------------ plan
 
 
+def target_metric(run: Run) -> str:
+    """What the search's budget is one of."""
+    return str((run.result.get("target") or {}).get("metric", "macs"))
+
+
+def window_unit(run: Run) -> str:
+    """In which whole units the window counts."""
+    cost = load_metric(target_metric(run)).cost
+    return "multiply-adds" if cost == "macs" else "parameters" if cost == "params" else cost.replace("_", " in ", 1)
+
+
 def plan(run: Run) -> Facts:
     config, result = run.config, run.result
     low, high = (result.get("feasible_bounds") or (None, None))[:2]
@@ -255,7 +267,7 @@ def plan(run: Run) -> Facts:
     return common.known([
         ("space", common.group(config, "space")),
         ("target", common.number(result.get("target_flops") or config.get("target_flops"))),
-        ("window", f"{window[0]:,} to {window[1]:,} multiply-adds" if window else none), ("networks in it", networks),
+        ("window", f"{window[0]:,} to {window[1]:,} {window_unit(run)}" if window else none), ("networks in it", networks),
         ("reward", str(result.get("reward") or common.group(config, "objective"))), ("sampler", common.group(config, "sampler")),
         ("evaluations planned", common.number(config.get("trials"))), ("trainings of each", str(config.get("repeats") or "")),
         ("accuracy from", common.evaluator_of(run)), ("images", common.group(config, "data")),

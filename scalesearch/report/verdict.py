@@ -57,6 +57,8 @@ def promise_words(told: Told) -> str:
 
 def retraining_words(told: Told) -> str:
     row = told["retraining"]
+    if sum(c["role"] == "finalist" for c in told["contestants"]) < 2:
+        return "There was one finalist only, so training again had no choice to make."
     if told["first"] == told["winner"]:
         return "Training again confirmed the search's first choice."
     held = "" if row["held_out"] is None else f"; {points(row['held_out'])} where each seed is scored by the others' choice"

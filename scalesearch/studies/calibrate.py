@@ -104,6 +104,8 @@ def calibrate(rungs: Sequence[Rung], seeds: Sequence[int], confidence: float = 0
     if curved:
         slope, interval, bend = _bent(x - middle, y, blocks, confidence)
         ends = (slope + 2 * bend * (min(x) - middle), slope + 2 * bend * (max(x) - middle))
+    if interval is not None and interval.high - interval.low < 1e-9:  # seeds that agree to the digit tell nothing of their noise
+        interval = None
     rises = slope > 0 and (interval is None or interval.high > 0)
     exponent = -slope if rises else None
     shown = None if interval is None else Interval(-interval.high, -interval.low)

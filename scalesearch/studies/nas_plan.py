@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from scalesearch.architecture import Architecture
 from scalesearch.cost import cost_of
 from scalesearch.errors import ConfigError
@@ -29,6 +31,8 @@ TRIALS_PREDICTED, TRIALS_TRAINED = 200, 24
 FIRST_EPOCHS, MOST_RUNGS = 2, 3
 # Finalists where candidates are trained; predicted accuracies are the same at every seed.
 FINALISTS = 5
+# Networks of the window that the evaluator is asked about before anything runs.
+CHECKED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,9 @@ def make_plan(settings: NasSettings, screen: Screen | None = None, folder: Path 
     evaluator.check(space.baseline)
     budget = load_budget(asked(settings), space.baseline, settings.window, settings.objective.get("name") == "pareto")
     meters, objective = load_costs(settings, space, evaluator, budget, screen, folder)
+    feasible = meters.feasible()
+    for values in feasible.random_draws(np.random.default_rng(0), CHECKED):  # a space that is not covered is refused before it is searched
+        evaluator.check(space.decode(values))
     trained, finally_trained = hasattr(evaluator, "ladder"), hasattr(final, "ladder")
     trials = settings.trials if settings.trials is not None else TRIALS_TRAINED if trained else TRIALS_PREDICTED
     finalists = settings.finalists if settings.finalists is not None else FINALISTS if finally_trained else 0
@@ -132,10 +139,10 @@ def make_plan(settings: NasSettings, screen: Screen | None = None, folder: Path 
     if settings.audit and len(evaluator.rungs) < 2 and getattr(final, "recipe", None) == getattr(evaluator, "recipe", None):
         raise ConfigError(f"audit={settings.audit}: there is no proxy to audit; set rungs=2, or final_epochs to a longer schedule")
     if settings.budget is not None and not trained:
-        raise ConfigError(f"budget={settings.budget}: evaluator={name} takes microseconds; write trials=500")
+        raise ConfigError(f"budget={settings.budget}: evaluator={name} trains nothing that could be planned; write trials=500")
     if finalists and not finally_trained:
         raise ConfigError(f"finalists={finalists}: evaluator={name} predicts, and would say the same again; leave it out")
-    return Plan(space, evaluator, final, space.baseline, budget, meters.feasible(), objective, meters, trials, finalists,
+    return Plan(space, evaluator, final, space.baseline, budget, feasible, objective, meters, trials, finalists,
                 settings.finalist_seeds, parts.worker_count(settings.workers, evaluator))
 
 
@@ -199,6 +206,8 @@ def load_costs(settings: NasSettings, space: Any, evaluator: Any, budget: Budget
     targets = {budget.metric.name: budget.amount}
     wanted = load_objective(settings.objective, targets, budget.window, dict.fromkeys(METRICS, 1.0))
     if wanted.metrics or budget.measured:
+        if screen is not None:
+            screen.status("measure   every kind of block, then whole networks; what is measured is kept in measurements.jsonl")
         with parts.bar_for(screen, "measure") as report:
             meters = load_meters(space, budget, wanted.metrics, evaluator, folder, report)
     else:
@@ -224,6 +233,10 @@ def say_plan(plan: Plan, settings: NasSettings, screen: Screen) -> None:
     screen.status(f"space     {plan.space.name}, {len(plan.space.parameters)} decisions, {describe_count(plan.feasible)}; {where}")
     screen.status(f"accuracy  {plan.evaluator.name}: {plan.evaluator.note}")
     screen.status(f"search    {settings.sampler.get('name')} proposes {plan.trials} networks, reward {plan.objective}")
+    if plan.budget.measured and getattr(plan.objective, "cost", "") == "macs":
+        name = plan.budget.metric.name
+        screen.status(f"reward    trades accuracy against multiply-adds; objective.cost={name} would count what the window does"
+                      if name != "throughput" else "reward    trades accuracy against multiply-adds, not against throughput")
     screen.status(f"baseline  {plan.baseline.name} at {plan.baseline.resolution} px: {cost_of(plan.baseline).macs:,} multiply-adds")
     for meter in plan.meters.by_metric.values():
         error = "unknown" if meter.error is None else f"{100 * meter.error:.1f} %"

@@ -114,7 +114,7 @@ def test_without_a_window_the_paper_searches_everywhere(tmp_path: Path) -> None:
     ({"objective.exponent": "0.07"}, ConfigError, "above 0 it would reward dear networks"),
     ({"window": "wide"}, ConfigError, "window=wide: two shares of target_flops, low first"),
     ({"window": "[0.9]"}, ConfigError, "two shares of target_flops, low first"),
-    ({"budget": "2h"}, ConfigError, "takes microseconds; write trials=500"),
+    ({"budget": "2h"}, ConfigError, "trains nothing that could be planned; write trials=500"),
     ({"budget": "2"}, ConfigError, "it needs a unit"),
     ({"rungs": "3"}, ConfigError, "trains nothing that could pause"),
     ({"finalists": "3"}, ConfigError, "would say the same again"),
