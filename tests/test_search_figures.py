@@ -75,3 +75,4 @@ def test_many_decisions_are_cut_to_the_first():
     lambda: sf.importance_bars([], {}), lambda: sf.promotions([]), lambda: sf.accuracy_against([], [], cost_label="x")])
 def test_nothing_still_draws(make, tmp_path):
     save(make(), tmp_path / "empty")
+    assert all(path.stat().st_size > 0 for path in tmp_path.iterdir()) and list(tmp_path.iterdir())
