@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scalesearch.evaluators import EVALUATORS, Evaluator
     from scalesearch.executors import EXECUTORS, Executor
     from scalesearch.networks.build import build_model
+    from scalesearch.networks.export import export_model
     from scalesearch.networks.pretrained import load_model
     from scalesearch.objective import AccuracyReward, SoftReward, Window
     from scalesearch.records import Evaluation, Failure, Record, RecordFile
@@ -49,6 +50,7 @@ _MODULES = {
     "scalesearch.evaluators": ("EVALUATORS", "Evaluator"),
     "scalesearch.executors": ("EXECUTORS", "Executor"),
     "scalesearch.networks.build": ("build_model",),
+    "scalesearch.networks.export": ("export_model",),
     "scalesearch.networks.pretrained": ("load_model",),
     "scalesearch.objective": ("AccuracyReward", "SoftReward", "Window"),
     "scalesearch.records": ("Evaluation", "Failure", "Record", "RecordFile"),
@@ -69,7 +71,7 @@ __all__ = [
     "EVALUATORS", "EXECUTORS", "SAMPLERS", "SPACES", "AccuracyReward", "Architecture", "Checkpoint", "Cost",
     "CostTable", "DataSettings", "EpochStats", "Evaluation", "Evaluator", "Executor", "Failure", "Outcome",
     "Parameter", "Recipe", "Record", "RecordFile", "Sampler", "ScalesearchError", "ScalingRule", "SearchResult",
-    "SoftReward", "Space", "Stage", "Window", "build_model", "cost_of", "feasible_set", "format_count",
+    "SoftReward", "Space", "Stage", "Window", "build_model", "cost_of", "export_model", "feasible_set", "format_count",
     "load_architecture", "load_data", "load_model", "load_space", "parse_count", "published", "run_search",
     "solve_phi", "train", "write_report",
 ]

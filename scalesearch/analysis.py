@@ -222,7 +222,7 @@ class Comparison:
         if self.critical is None:
             return f"no intervals of differences: {size} leave nothing to estimate their noise from"
         overlap = f", widened because folds share images (n_test/n_train = {self.overlap:.3g})"
-        return (f"Tukey's studentized range at {self.confidence:.0%} over {size}, fold effects removed "
+        return (f"Tukey's studentized range at {100 * self.confidence:.4g}% over {size}, fold effects removed "
                 f"(q = {self.critical:.3f}, {self.degrees} degrees of freedom, "
                 f"residual deviation {100 * (self.deviation or 0):.2f} points){overlap if self.overlap else ''}")
 

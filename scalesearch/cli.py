@@ -38,12 +38,16 @@ class Command(NamedTuple):
 COMMANDS = {
     "nas": Command("scalesearch.studies.nas", "NasSettings", "search a network for a budget of multiply-adds"),
     "grid": Command("scalesearch.studies.grid", "GridSettings", "find the scaling coefficients alpha, beta, gamma by training"),
+    "sweep": Command("scalesearch.studies.sweep", "SweepSettings", "does compound scaling beat one dimension at equal cost? by training"),
     "scale": Command("scalesearch.studies.scale", "ScaleSettings", "scale a network by phi or to a budget"),
     "family": Command("scalesearch.studies.family", "FamilySettings", "from a budget to a family: nas, grid, scale, report"),
     "audit": Command("scalesearch.studies.audit", "AuditSettings", "is the proxy fit to rank? train a few networks at it and longer"),
     "calibrate": Command("scalesearch.studies.calibrate", "CalibrateSettings", "fit the reward's exponent to your images"),
     "data": Command("scalesearch.studies.data", "LookSettings", "look at images before training: classes, splits, sizes, pictures"),
     "train": Command("scalesearch.studies.train", "TrainSettings", "train one network on images"),
+    "predict": Command("scalesearch.studies.predict", "PredictSettings", "say what pictures show, by trained weights"),
+    "explain": Command("scalesearch.studies.explain", "ExplainSettings", "show where in pictures networks see a class"),
+    "export": Command("scalesearch.studies.export", "ExportSettings", "write a trained network for timm, ONNX, torch.export and others"),
     "cost": Command("scalesearch.studies.cost", "CostSettings", "count multiply-adds, parameters and activations"),
     "report": Command("scalesearch.studies.report", "ReportSettings", "write the page, tables and figures of finished runs"),
 }

@@ -423,7 +423,10 @@ def family_costs(members: Sequence[Mapping[str, Any]], *, growth: float = 2.0) -
 
 def _members(axes: Axes, scored: Sequence[Mapping[str, Any]]) -> None:
     costs, accuracies = [m["macs"] for m in scored], [_percent(m["accuracy"]) for m in scored]
-    axes.plot(costs, accuracies, "o-", color=BLUE, markersize=7, linewidth=1.4)
+    intervals = [m.get("accuracy_interval") or (m["accuracy"], m["accuracy"]) for m in scored]
+    reach = [[100 * (m["accuracy"] - low) for m, (low, _) in zip(scored, intervals, strict=True)],
+             [100 * (high - m["accuracy"]) for m, (_, high) in zip(scored, intervals, strict=True)]]
+    axes.errorbar(costs, accuracies, yerr=reach, fmt="o-", color=BLUE, markersize=7, linewidth=1.4, capsize=4)
     for m, cost, accuracy in zip(scored, costs, accuracies, strict=True):
         _annotate(axes, f"φ={m['phi']:g}", cost, accuracy)
     _cost_axis(axes, [m["macs"] for m in scored])

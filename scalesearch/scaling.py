@@ -11,6 +11,7 @@ truth; the product is a label.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scalesearch.architecture import Architecture, Stage
@@ -29,6 +30,12 @@ class ScalingRule:
     ninety_percent   round_channels' rule; EfficientNetV2-B3 was published without it
     scale_stem, scale_head, scale_ends   False keeps the stem's channels, the head's channels or the
                      layers of the first and last stage as they are (EfficientNet-Lite keeps all)
+    late_depth       depth coefficient of the last third of the stages, whatever their number; None: `depth`
+    stage_depths     depth coefficients of all stages, one each, in place of `depth`; (): uniform
+    largest          resolution does not grow beyond so many pixels; None: it does
+
+    Below the base a rule keeps one layer, 8 channels and as many pixels as the network's total stride
+    (or the base's own, if fewer), so that any negative φ builds a network.
 
     >>> from scalesearch.architecture import load_architecture
     >>> rule = ScalingRule(depth=1.2, width=1.1, resolution=1.15)
@@ -43,34 +50,89 @@ class ScalingRule:
     scale_stem: bool = True
     scale_head: bool = True
     scale_ends: bool = True
+    late_depth: float | None = None
+    stage_depths: tuple[float, ...] = ()
+    largest: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "resolution"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)}: a scaling coefficient is above 0")
+        for name in ("depth", "width", "resolution", "late_depth"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}={value}: a scaling coefficient is above 0")
+        if not all(depth > 0 for depth in self.stage_depths):
+            raise ConfigError(f"stage_depths={','.join(f'{d:g}' for d in self.stage_depths)}: a scaling coefficient is above 0")
+        if self.stage_depths and self.late_depth is not None:
+            raise ConfigError(f"late_depth={self.late_depth:g}: stage_depths names the last stages' coefficients already; leave out one")
+        if self.largest is not None and self.largest < 1:
+            raise ConfigError(f"largest={self.largest}: a resolution is at least 1 px")
 
     def factors(self, phi: float = 1.0) -> tuple[float, float, float]:
-        """Nominal (depth, width, resolution) multipliers at `phi`."""
+        """Nominal (depth, width, resolution) multipliers at `phi`; stages with a depth of their own are in `depths`."""
         return self.depth**phi, self.width**phi, self.resolution**phi
+
+    def depths(self, base: Architecture, phi: float = 1.0) -> tuple[float, ...]:
+        """Nominal multiplier of each stage's layers; ConfigError where `stage_depths` is for another number of stages.
+
+        >>> from scalesearch.architecture import load_architecture
+        >>> [round(depth, 2) for depth in RULES["later_stages"].depths(load_architecture("efficientnet_b0"))]
+        [1.15, 1.15, 1.15, 1.15, 1.15, 1.23, 1.23]
+        """
+        count = len(base.stages)
+        if self.stage_depths and len(self.stage_depths) != count:
+            raise ConfigError(f"stage_depths has {len(self.stage_depths)} coefficients, {base.name or 'the base'} has {count} stages; "
+                              "write one for each")
+        late = late_stages(count) if self.late_depth is not None else 0
+        own = self.stage_depths or (*[self.depth] * (count - late), *[self.late_depth or self.depth] * late)
+        return tuple(depth**phi for depth in own)
+
+    def mean_depth(self, base: Architecture, phi: float = 1.0) -> float:
+        """Nominal multiplier of all layers together: `depth`^φ where it is the same for all stages."""
+        if self.uniform:
+            return self.factors(phi)[0]
+        layers = [stage.layers for stage in base.stages]
+        return sum(depth * n for depth, n in zip(self.depths(base, phi), layers, strict=True)) / sum(layers)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all stages have one depth coefficient."""
+        return not self.stage_depths and self.late_depth is None
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """Every coefficient that takes part, none of them twice."""
+        deep = self.stage_depths or ((self.depth,) if self.late_depth is None else (self.depth, self.late_depth))
+        return (*dict.fromkeys(deep), self.width, self.resolution)
+
+    def pixels(self, base: Architecture, phi: float = 1.0) -> int:
+        """Resolution at `phi`, in whole pixels."""
+        return round(self.within(base, base.resolution * self.resolution**phi))
+
+    def within(self, base: Architecture, pixels: float) -> float:
+        """`pixels` kept between the base's total stride and `largest`, neither of which moves the base's own resolution."""
+        highest = pixels if self.largest is None else max(self.largest, base.resolution)
+        return max(min(pixels, highest), min(base.total_stride, base.resolution))
 
     def __call__(self, base: Architecture, phi: float = 1.0) -> Architecture:
         """The scaled network; ConfigError where φ is so large that no machine could hold it."""
         try:
-            depth, width, resolution = self.factors(phi)
+            _, width, resolution = self.factors(phi)
+            depths = self.depths(base, phi)
         except OverflowError:
             raise ConfigError(f"phi={phi:g}: far too large; EfficientNet-L2 is about phi=9") from None
-        if max(depth * max(s.layers for s in base.stages), width, base.resolution * resolution / 100) > MOST:
-            raise ConfigError(f"phi={phi:g} multiplies layers by {depth:.3g}, channels by {width:.3g} and pixels by {resolution:.3g}: "
-                              "no machine holds that; EfficientNet-L2 is about phi=9")
-        return self.scale(base, depth, width, round(base.resolution * resolution))
+        deepest = max(depth * stage.layers for depth, stage in zip(depths, base.stages, strict=True))
+        if max(deepest, width, (self.largest or base.resolution * resolution) / 100) > MOST:
+            raise ConfigError(f"phi={phi:g} multiplies layers by {max(depths):.3g}, channels by {width:.3g} and pixels by "
+                              f"{resolution:.3g}: no machine holds that; EfficientNet-L2 is about phi=9")
+        return self.scale(base, depths, width, self.pixels(base, phi))
 
-    def scale(self, base: Architecture, depth: float, width: float, resolution: int) -> Architecture:
-        """The network at explicit multipliers and pixels, as the published tables give them."""
+    def scale(self, base: Architecture, depth: float | Sequence[float], width: float, resolution: int) -> Architecture:
+        """The network at explicit multipliers and pixels, as the published tables give them; `depth` for all stages or for each."""
         last = len(base.stages) - 1
+        depths = [depth] * (last + 1) if isinstance(depth, int | float) else depth
         stages = tuple(
             replace(stage, channels=self._channels(stage.channels, width, _divisor(stage)),
-                    layers=stage.layers if i in (0, last) and not self.scale_ends else round_layers(stage.layers, depth))
-            for i, stage in enumerate(base.stages))
+                    layers=stage.layers if i in (0, last) and not self.scale_ends else round_layers(stage.layers, own))
+            for i, (stage, own) in enumerate(zip(base.stages, depths, strict=True)))
         stem = replace(base.stem, channels=self._channels(base.stem.channels, width)) if self.scale_stem else base.stem
         scale_head = self.scale_head and base.head.channels
         head = replace(base.head, channels=self._channels(base.head.channels, width)) if scale_head else base.head
@@ -110,6 +172,15 @@ def round_layers(layers: int, depth: float) -> int:
     return max(1, math.ceil(depth * layers))
 
 
+def late_stages(stages: int) -> int:
+    """How many of so many stages are late ones: a third, as stages 5 and 6 of EfficientNetV2-S's six.
+
+    >>> [late_stages(stages) for stages in (1, 2, 4, 6, 7)]
+    [1, 1, 1, 2, 2]
+    """
+    return max(1, round(stages / 3))
+
+
 def _divisor(stage: Stage) -> int:
     """Channels of a ResNet bottleneck must also divide by its expansion into multiples of 8."""
     return 8 * stage.expansion if stage.op == "bottleneck" else 8
@@ -136,6 +207,13 @@ RULES = {
     "depth": ScalingRule(2.0, 1.0, 1.0),
     "width": ScalingRule(1.0, math.sqrt(2.0), 1.0),
     "resolution": ScalingRule(1.0, 1.0, math.sqrt(2.0)),
+    # Mostly width, because activations, which cost time, grow with d·w·r² only: of a cost s^φ width takes s^0.4 (0.8 of the
+    # exponent), depth s^0.1, resolution s^0.05; here s = 2 (Dollár, Singh & Girshick, arXiv 2103.06877, "dWr").
+    "fast": ScalingRule(2**0.1, 2**0.4, 2**0.05),
+    # EfficientNetV2's two departures from compound scaling (arXiv 2104.00298, section 3.3): no images above 480 px, and more
+    # layers in later stages. From S to M and L (layers 2 4 4 6 | 9 15, 3 5 5 7 | 14 18 5, 4 7 7 10 | 19 25 7 in automl) the first
+    # four stages' layers grow with the power 0.76 of the growth of all, the later ones' with 1.15: 1.2^0.76 and 1.2^1.15.
+    "later_stages": ScalingRule(1.15, 1.1, 1.15, late_depth=1.23, largest=480),
 }
 
 # tensorflow/tpu efficientnet_builder.py, google/automl effnetv2_configs.py and the TPU lite builder.
@@ -228,7 +306,7 @@ def solve_phi(rule: ScalingRule, base: Architecture, target_macs: float, low: fl
     Realised cost is a staircase in φ, non-decreasing while no coefficient is below 1. BudgetError
     names the nearest reachable cost when even the smallest or largest network misses the target.
     """
-    if min(rule.depth, rule.width, rule.resolution) < 1 or max(rule.depth, rule.width, rule.resolution) == 1:
+    if min(rule.coefficients) < 1 or max(rule.coefficients) == 1:
         raise ConfigError("solving φ needs coefficients of at least 1, one of them above: otherwise cost does not grow with φ")
 
     def macs(phi: float) -> float:

@@ -29,8 +29,10 @@ records
 spaces
 samplers, analysis, networks
 rank_correlation
-training, figures, contrasts
-search_figures, audit_figures
+training, figures, contrasts, racing, triangle
+surface_posterior
+search_figures, audit_figures, explain_figures, sweep_figures, gains, response_surface
+scaling_figures
 evaluators
 promotion, candidates, measuring
 executors

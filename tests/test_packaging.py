@@ -49,7 +49,7 @@ def run(python: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[
 def test_wheel_carries_everything(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("scalesearch/py.typed", "scalesearch/conf/nas.yaml", "scalesearch/conf/architecture/efficientnet_b0.yaml",
-                 "scalesearch/report/published.csv"):
+                 "scalesearch/report/published.csv", "scalesearch/studies/published_scaling.csv"):
         assert name in names
     assert not [name for name in names if name.startswith(("tests/", "experiments/", "results/"))]
     entry = next(name for name in names if name.endswith("entry_points.txt"))
@@ -70,6 +70,7 @@ def test_installed_wheel_searches(python: Path, tmp_path: Path) -> None:
     assert (tmp_path / result["run"] / "best.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_installed_wheel_trains_a_grid(python: Path, tmp_path: Path) -> None:
     found = run(python, tmp_path, "grid", "phi=1", "experiment=smoke", "format=json")
     assert found.returncode == 0, found.stderr

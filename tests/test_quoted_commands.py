@@ -35,12 +35,18 @@ TYPED = [
     ("scale target_flops=1G", {"target_flops": "1G"}),
     ("scale base=efficientnet_b0 phi=0..7", {"phi": "0..7"}),
     ("scale base=efficientnet_b0 targets=100M,200M,400M,1G", {"targets": "100M,200M,400M,1G"}),
+    ("sweep axis=depth,width,resolution,compound ratios=2,4", {"axis": ("depth", "width", "resolution", "compound"), "ratios": (2.0, 4.0)}),
+    ("sweep axis=depth factors=1,2,3,4,6,8", {"axis": ("depth",), "factors": "1,2,3,4,6,8"}),
+    ("sweep base=mobilenet_v1,resnet50 bases=1x1,2x1.3", {"base": ("mobilenet_v1", "resnet50"), "bases": ("1x1", "2x1.3")}),
+    ("sweep experiment=table3 factors=null ratios=4", {"published": "table3", "factors": None, "ratios": (4.0,)}),
+    ("sweep experiment=imagenette data=parquet data.root=../shared/data/imagenette", {"ratios": (4.0,), "proxy": "0.5x0.5"}),
     ("cost architecture=efficientnet_b0", {"architecture": "efficientnet_b0"}),
     ("cost architecture=path/to/file.yaml", {"architecture": "path/to/file.yaml"}),
     ("cost architecture=timm:resnet50", {"architecture": "timm:resnet50"}),
     ("train architecture=efficientnet_b0 data=parquet data.root=../shared/data/cifar10", {"architecture": "efficientnet_b0"}),
     ("train data=folder 'data.root=/my images/(2026), a=b~'", {"seeds": (0,)}),
     ("data data=folder data.root=~/images resolution=32", {"resolution": 32}),
+    ("export weights=results/train-1a2b3c4d formats=onnx,card output=deploy", {"formats": ("onnx", "card"), "output": Path("deploy")}),
     ("report run=results/demo", {"run": (Path("results/demo"),)}),
 ]
 

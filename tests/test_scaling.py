@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalesearch.architecture import load_architecture
+from scalesearch.config import from_mapping, to_mapping
 from scalesearch.cost import cost_of
 from scalesearch.errors import BudgetError, ConfigError
 from scalesearch.scaling import (
     PUBLISHED,
     RULES,
     ScalingRule,
+    late_stages,
     load_rule,
     published,
     round_channels,
@@ -138,13 +141,70 @@ def test_phi_zero_is_the_base_itself(b0) -> None:  # type: ignore[no-untyped-def
 
 
 def test_negative_and_fractional_phi_have_floors(b0) -> None:  # type: ignore[no-untyped-def]
-    """Down to one layer, eight channels and one pixel, never less."""
+    """Down to one layer, eight channels and one pixel for each stride, never less."""
     tiny = RULE(b0, -60)
     assert {stage.layers for stage in tiny.stages} == {1} and {stage.channels for stage in tiny.stages} == {8}
-    assert (tiny.stem.channels, tiny.head.channels, tiny.resolution) == (8, 8, 1)
+    assert (tiny.stem.channels, tiny.head.channels, tiny.resolution) == (8, 8, b0.total_stride) == (8, 8, 32)
     half = RULE(b0, -0.5)
     assert cost_of(half).macs < 385814752 and half.resolution == round(224 * 1.15**-0.5)
     assert [stage.layers for stage in half.stages] == [1, 2, 2, 3, 3, 4, 1], "ceil keeps every layer at depth 0.91"
+
+
+def test_fast_scaling_puts_four_fifths_of_the_exponent_on_width(b0) -> None:  # type: ignore[no-untyped-def]
+    """arXiv 2103.06877: of a cost s, d = s^0.1, w = s^0.4, r = s^0.05; the nominal cost is s, activations grow with s^0.6."""
+    for phi in (1.0, 2.0, 3.5):
+        depth, width, resolution = RULES["fast"].factors(phi)
+        assert depth * width**2 * resolution**2 == pytest.approx(2**phi)
+        assert depth * width * resolution**2 == pytest.approx(2 ** (0.6 * phi))
+    fast, uniform = RULES["fast"](b0, 3), RULE(b0, 3)
+    assert fast.stages[-1].channels > uniform.stages[-1].channels and fast.resolution < uniform.resolution
+
+
+def test_later_stages_are_what_v2s_published_layers_grew_by() -> None:
+    """The powers of 1.2 from S to M and L: layers of stages 1-4 and of the later ones (stage 7 of M and L with them)."""
+    layers = {size: [stage.layers for stage in load_architecture(f"efficientnet_v2_{size}").stages] for size in "sml"}
+    early, late, every = (sum(math.log(sum(cut(layers[size])) / sum(cut(layers["s"]))) for size in "ml")
+                          for cut in (lambda n: n[:4], lambda n: n[4:], lambda n: n))
+    rule = RULES["later_stages"]
+    assert (rule.depth, rule.late_depth) == (round(1.2 ** (early / every), 2), round(1.2 ** (late / every), 2))
+    assert rule.depth < 1.2 < rule.late_depth  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s", "efficientnet_v2_m", "mobilenet_v1", "resnet50"])
+def test_later_stages_deepens_the_last_third_of_any_base(name: str) -> None:
+    base, rule = load_architecture(name), RULES["later_stages"]
+    late = late_stages(len(base.stages))
+    depths = rule.depths(base, 4)
+    assert depths == (1.15**4,) * (len(base.stages) - late) + (1.23**4,) * late
+    network = rule(base, 4)
+    assert [s.layers for s in network.stages] == [math.ceil(d * s.layers) for d, s in zip(depths, base.stages, strict=True)]
+    assert network.resolution == max(min(480, round(base.resolution * 1.15**4)), base.resolution)
+    assert rule.mean_depth(base, 4) == pytest.approx(sum(d * s.layers for d, s in zip(depths, base.stages, strict=True))
+                                                     / sum(s.layers for s in base.stages))
+
+
+def test_a_largest_resolution_stops_growth_but_never_shrinks_the_base(b0) -> None:  # type: ignore[no-untyped-def]
+    rule = ScalingRule(1.2, 1.1, 1.15, largest=300)
+    assert [rule(b0, phi).resolution for phi in (0, 1, 2, 3)] == [224, 258, 296, 300]
+    large = b0.replace(resolution=512)
+    assert rule(large, 0) == large and rule(large, 2).resolution == 512 and rule(large, -1).resolution == round(512 / 1.15)
+    assert [stage.layers for stage in rule(b0, 3).stages] == [stage.layers for stage in RULE(b0, 3).stages]
+
+
+def test_every_stage_may_have_a_depth_of_its_own(b0) -> None:  # type: ignore[no-untyped-def]
+    rule = ScalingRule(1.2, 1.0, 1.0, stage_depths=(1.0, 1.0, 1.0, 1.0, 1.3, 1.5, 2.0))
+    assert [stage.layers for stage in rule(b0, 1).stages] == [1, 2, 2, 3, 4, 6, 2]
+    assert [stage.layers for stage in rule(b0, 2).stages] == [1, 2, 2, 3, 6, 9, 4]
+    assert rule(b0, 0) == b0
+    same = ScalingRule(stage_depths=(1.2,) * 7)
+    assert all(same(b0, phi) == RULE(b0, phi) for phi in (-1, 0.5, 1, 2, 3, 7))
+    with pytest.raises(ConfigError, match="stage_depths has 7 coefficients, efficientnet_v2_s has 6 stages; write one for each"):
+        rule(load_architecture("efficientnet_v2_s"), 1)
+
+
+@pytest.mark.parametrize("rule", [*RULES.values(), ScalingRule(stage_depths=(1.1, 1.2, 1.3)), ScalingRule(largest=300)])
+def test_a_rule_is_json_both_ways(rule: ScalingRule) -> None:
+    assert from_mapping(ScalingRule, json.loads(json.dumps(to_mapping(rule)))) == rule
 
 
 def test_lite_keeps_stem_head_and_the_ends() -> None:
@@ -197,6 +257,12 @@ def test_solve_phi_says_what_is_reachable(b0) -> None:  # type: ignore[no-untype
 def test_mistakes_are_one_line() -> None:
     with pytest.raises(ConfigError, match="depth=0: a scaling coefficient is above 0"):
         ScalingRule(depth=0)
+    with pytest.raises(ConfigError, match="stage_depths=1.1,0: a scaling coefficient is above 0"):
+        ScalingRule(stage_depths=(1.1, 0.0))
+    with pytest.raises(ConfigError, match="late_depth=1.2: stage_depths names the last stages"):
+        ScalingRule(late_depth=1.2, stage_depths=(1.1,))
+    with pytest.raises(ConfigError, match="largest=0: a resolution is at least 1 px"):
+        ScalingRule(largest=0)
     with pytest.raises(ConfigError, match="did you mean 'compound'"):
         load_rule("compond")
     with pytest.raises(ConfigError, match="did you mean 'efficientnet_b1'"):

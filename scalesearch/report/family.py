@@ -7,7 +7,7 @@ from typing import Any
 
 from scalesearch.report import common, tables
 from scalesearch.report.common import Picture, Section, plural
-from scalesearch.report.grid import base_of
+from scalesearch.report.grid_numbers import base_of
 from scalesearch.report.runs import Run, architecture_of
 from scalesearch.report.tables import Column, Table, count, percent, plain, short, times
 
@@ -51,12 +51,14 @@ def member_table(members: Sequence[Mapping[str, Any]]) -> Table:
                Column("rounded_resolution", "pixels", times), Column("resolution", "px"),
                Column("cost_ratio", "realised cost", times), Column("macs", "multiply-adds", count),
                Column("params", "parameters", count),
-               Column("accuracy", "accuracy (%)" if trained else "", percent))
+               Column("accuracy", "validation (%)" if trained else "", percent), Column("test", "test (%)" if trained else "", percent),
+               Column("standing", "" if not trained else "of the best", number=False))
     rows = []
     for m in members:
         nominal, rounded = m.get("nominal") or {}, m.get("rounded") or {}
         rows.append((m["phi"], m["depth"], m["width"], nominal.get("cost"), rounded.get("depth"), rounded.get("width"),
-                     rounded.get("resolution"), m["resolution"], m["cost_ratio"], m["macs"], m["params"], m.get("accuracy")))
+                     rounded.get("resolution"), m["resolution"], m["cost_ratio"], m["macs"], m["params"], m.get("accuracy"),
+                     m.get("test_accuracy"), {True: "tied", False: "behind", None: ""}[m.get("tied")]))
     return Table("family", "Members", columns, tuple(rows), note=(
         "Nominal: α^φ, β^φ and depth·width²·resolution². Layers, channels, pixels: what rounding made of them. Realised cost: "
         "multiply-adds of the built network over the base's."))

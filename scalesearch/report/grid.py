@@ -1,4 +1,4 @@
-"""The section of a coefficient grid: the best (α, β, γ), what is tied with it, and what each constraint would choose.
+"""The section of a coefficient grid: the best (α, β, γ), what is tied with it, the surface, and what each constraint would choose.
 
 The networks of the run's own constraint are compared with the best of them. Networks that were
 trained to show the other constraint's choice cost something else, and so have no standing there.
@@ -7,55 +7,21 @@ trained to show the other constraint's choice cost something else, and so have n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from scalesearch import analysis
-from scalesearch.analysis import Comparison, Interval, Standing, compare_with_best
-from scalesearch.architecture import Architecture, load_architecture
+from scalesearch.analysis import Comparison, Standing
+from scalesearch.architecture import Architecture
 from scalesearch.cost import cost_of
-from scalesearch.errors import ScalesearchError
-from scalesearch.report import common, tables
+from scalesearch.report import common, grid_beside, tables
 from scalesearch.report.common import Facts, Picture, Section, at, plural, within
-from scalesearch.report.runs import Run, architecture_of, mean
+from scalesearch.report.grid_numbers import Choice, Trained, all_standings, base_of, choice_of, compare, folds_of, phis_of, trained_networks
+from scalesearch.report.runs import Run, mean
+from scalesearch.report.surface import add_surface
 from scalesearch.report.tables import Column, Table, percent, points, short, times, triple
-
-Triple = tuple[float, float, float]
 
 # Above this mean accuracy a data set has little left to tell networks apart by.
 SATURATED = 0.97
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network of the grid: every triple that builds it, and its accuracies on the shared folds or seeds."""
-
-    id: str
-    macs: int
-    ratio: float | None
-    coefficients: tuple[Triple, ...]
-    representative: Triple | None
-    accuracies: tuple[float | None, ...]
-    constraints: frozenset[str]
-    architecture: Architecture | None
-    told: tuple[float, Interval | None] | None = None  # mean and interval as the study says
-
-    @property
-    def label(self) -> str:
-        return f"({triple(self.representative)})" if self.representative else self.id
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The networks that fit a constraint, compared; `best` is what it would choose."""
-
-    constraint: str
-    networks: tuple[Trained, ...]
-    comparison: Comparison
-
-    @property
-    def best(self) -> Trained | None:
-        return next((n for n in self.networks if n.id == self.comparison.best), None)
 
 
 def grid_section(run: Run) -> Section:
@@ -68,105 +34,33 @@ def grid_section(run: Run) -> Section:
     section = Section(run, f"Scaling coefficients: {run.name}", lead(run, mine, choices), cautions(run, mine, base))
     if any(c.best for c in choices):
         section.tables.append(choice_table(choices, standings))
+    add_surface(section)
     if mine.best is not None:
         section.pictures.extend(pictures(run, networks, mine, choices, standings))
     section.pictures.extend(common.training_picture(run, mine.best.id if mine.best else None, base.id if base else None, "base"))
     section.tables.append(network_table(networks, mine, base, standings))
+    add_beside(section)
     section.facts.append(("Plan", plan(run, networks)))
     return section
 
 
-# ------------------------------------------------------------------ numbers
-
-
-def trained_networks(run: Run) -> list[Trained]:
-    """From the result where the run has finished, else from the records."""
-    told = run.result.get("networks")
-    if isinstance(told, Sequence):
-        return [from_result(row, run) for row in told]
-    base = base_of(run)
-    base_macs = cost_of(base).macs if base else None
-    seeds = sorted({r.seed for n in run.candidates for r in n.records})
-    found = []
-    for n in run.candidates:
-        coefficients = triples_of(n.values)
-        ratio = n.macs / base_macs if base_macs else None
-        found.append(Trained(n.id, n.macs, ratio, coefficients, coefficients[0] if coefficients else None,
-                             tuple(common.by_seed(n, seeds)), constraints(run, {}, coefficients, ratio),
-                             architecture_of(n.architecture)))
-    return found
-
-
-def from_result(row: Mapping[str, Any], run: Run) -> Trained:
-    network = run.network(row.get("id"))
-    architecture = architecture_of(row.get("architecture")) or architecture_of(network.architecture if network else None)
-    coefficients = tuple((float(a), float(b), float(c)) for a, b, c in row.get("coefficients") or ())
-    named = row.get("representative")
-    representative = (float(named[0]), float(named[1]), float(named[2])) if named else coefficients[0] if coefficients else None
-    ratio, mean_told, interval = row.get("cost_ratio"), row.get("mean"), row.get("interval")
-    told = (float(mean_told), Interval(*interval) if interval else None) if mean_told is not None else None
-    return Trained(str(row["id"]), int(row["macs"]), ratio, coefficients, representative, tuple(row.get("accuracies") or ()),
-                   constraints(run, row, coefficients, ratio), architecture, told)
-
-
-def constraints(run: Run, row: Mapping[str, Any], coefficients: Sequence[Triple], ratio: float | None) -> frozenset[str]:
-    """Which constraints a network satisfies: as the study says, else by its product and its cost."""
-    phi, tolerance, nominal_tolerance = (float(run.config.get(key) or default) for key, default in (
-        ("phi", 1.0), ("tolerance", 0.05), ("nominal_tolerance", 0.1)))
-    nominal = analysis.fits_nominal(coefficients, nominal_tolerance)
-    realised = ratio is not None and analysis.fits_realised(ratio, phi, tolerance)
-    flags = {"nominal": row.get("nominal", nominal), "realised": row.get("realised", realised)}
-    return frozenset(name for name, fits in flags.items() if fits)
-
-
-def triples_of(values: Mapping[str, Any]) -> tuple[Triple, ...]:
-    try:
-        return ((float(values["alpha"]), float(values["beta"]), float(values["gamma"])),)
-    except (KeyError, TypeError, ValueError):
-        return ()
-
-
-def base_of(run: Run) -> Architecture | None:
-    """The network that was scaled: from the result, from a record of it, or the preset that the configuration names."""
-    told = run.result.get("base")
-    if isinstance(told, Mapping):
-        found = architecture_of(told.get("architecture")) or architecture_of(told)
-        if found:
-            return found
-    if run.baseline:
-        return architecture_of(run.baseline.architecture)
-    named = run.config.get("base") or run.config.get("architecture")
-    try:
-        return load_architecture(str(named)) if named and run.config.get("proxy") in (None, "none") else None
-    except ScalesearchError:
-        return None
-
-
-def folds_of(run: Run) -> int:
-    settings = run.config.get("evaluator")
-    inside = settings.get("folds") if isinstance(settings, Mapping) else None
-    return int(run.config.get("folds") or inside or 1)
-
-
-def compare(run: Run, networks: Sequence[Trained]) -> Comparison:
-    folds = folds_of(run)
-    return compare_with_best({n.id: n.accuracies for n in networks}, common.confidence_of(run), 1 / folds if folds > 1 else None)
-
-
-def all_standings(run: Run, networks: Sequence[Trained], mine: Choice) -> dict[str, Standing]:
-    """Each network's place in the run's own comparison; those of the other constraint have a mean and interval only."""
-    found = {s.id: s for s in mine.comparison.standings}
-    together = compare(run, networks)
-    for n in networks:
-        if n.id not in found:
-            alone = together[n.id]
-            found[n.id] = Standing(n.id, alone.n, *(n.told or (alone.mean, alone.interval)))
-    return found
-
-
-def choice_of(run: Run, networks: Sequence[Trained], constraint: str) -> Choice:
-    fitting = tuple(n for n in networks if constraint in n.constraints)
-    return Choice(constraint, fitting, compare(run, fitting))
+def add_beside(section: Section) -> None:
+    """Rules, stages and audit, where the run has them; a line where the proxy was not audited."""
+    told = section.run.result
+    if not told or "audit" not in told:  # unfinished, or of a version that had none
+        return
+    rules, stages, audit = told.get("rules"), told.get("stages"), told.get("audit")
+    section.lead.extend(f"Rule {line}." for line in grid_beside.rule_lines(rules))
+    section.lead.extend(f"Stages: {line}." for line in grid_beside.stage_lines(stages))
+    section.cautions.extend(f"Proxy: {line}." for line in grid_beside.audit_lines(audit))
+    if rules:
+        section.tables.append(grid_beside.rule_table(rules))
+    if stages and "networks" in stages:
+        section.tables.append(grid_beside.stage_table(stages))
+    if audit:
+        parts = grid_beside.audit_of(audit)
+        section.appendix.extend(parts.tables)
+        section.pictures.extend(parts.pictures)
 
 
 # ------------------------------------------------------------------ words
@@ -376,7 +270,8 @@ def plan(run: Run, networks: Sequence[Trained]) -> Facts:
                        if isinstance(config.get(name), Sequence) and len(config[name]) == 2)
     return common.known([
         ("base", str(config.get("base") or config.get("architecture") or "")), ("proxy", str(proxy or "")),
-        ("φ", f"{float(config.get('phi') or 1.0):g}"), ("constraint", str(config.get("constraint", ""))), ("ranges", ranges),
+        ("φ", ", ".join(f"{phi:g}" for phi in phis_of(run))), ("constraint", str(config.get("constraint", ""))),
+        ("solved for", str(config.get("solve") or "")), ("ranges", ranges),
         ("step", str(result.get("step") or config.get("step") or "")), ("triples that fit", common.number(result.get("triples"))),
         ("distinct networks trained", f"{len(networks):,}"), ("folds", str(folds_of(run)) if folds_of(run) > 1 else ""),
         ("trainings of each", str(config.get("repeats") or "")), ("accuracy from", common.evaluator_of(run)),

@@ -22,7 +22,7 @@ from scalesearch.records import Manifest, Record, RecordFile, load_config, load_
 # Origins of records that are there for comparison and were proposed by no sampler.
 REFERENCES = ("baseline", "base", "reference")
 # Origins of records that a search keeps beside its own: other schedules, other seeds, other questions.
-BESIDE = ("finalist", "scaled baseline", "random network", "audit", "prior", "supernet")
+BESIDE = ("finalist", "scaled baseline", "random network", "audit", "prior", "supernet", "rule", "stages")
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Run:
 
     @functools.cached_property
     def searched(self) -> tuple[Record, ...]:
-        """The records of a search and its stock baseline; those of any other command all."""
-        return tuple(r for r in self.records if r.origin not in BESIDE) if self.command == "nas" else self.records
+        """The records of a search or grid and its baseline; those of any other command all."""
+        return tuple(r for r in self.records if r.origin not in BESIDE) if self.command in ("nas", "grid") else self.records
 
     @functools.cached_property
     def networks(self) -> tuple[Network, ...]:

@@ -17,11 +17,12 @@ from scalesearch.report.family import family_section
 from scalesearch.report.grid import grid_section
 from scalesearch.report.nas import nas_section
 from scalesearch.report.runs import Run
+from scalesearch.report.sweep import sweep_section
 from scalesearch.report.tables import Column, Table, duration, short
 from scalesearch.report.training import training_section
 
-KINDS = {"nas": nas_section, "grid": grid_section, "scale": family_section, "family": family_section, "train": training_section,
-         "audit": audit_section, "calibrate": calibrate_section}
+KINDS = {"nas": nas_section, "grid": grid_section, "sweep": sweep_section, "scale": family_section, "family": family_section,
+         "train": training_section, "audit": audit_section, "calibrate": calibrate_section}
 
 
 def section_of(run: Run) -> Section:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,15 +25,20 @@ from numpy.typing import NDArray
 from scalesearch.architecture import Architecture, blocks, load_architecture
 from scalesearch.config import to_mapping
 from scalesearch.cost import Cost, block_cost, cost_of
-from scalesearch.errors import ConfigError, SpaceError
+from scalesearch.errors import ConfigError, SpaceError, unknown
 from scalesearch.scaling import load_rule
 from scalesearch.spaces.parameters import Parameter, check_values, combinations, describe
 
 Constraint = Literal["realised", "nominal"]
+Dimension = Literal["depth", "width", "resolution"]
 Triple = tuple[float, float, float]
 
 # Enumerated at most; beyond it the step is too fine to mean anything.
 MOST_TRIPLES = 20_000_000
+
+# Distance of neighbouring coefficients of the dimension that is solved for: less than a pixel, a layer, 8 channels.
+SOLVED_STEP = 0.001
+SOLVED = {"depth": "alpha", "width": "beta", "resolution": "gamma"}
 
 # Looked at for advice, which should come at once.
 MOST_ALTERNATIVES = 3_000_000
@@ -68,6 +74,8 @@ class CompoundSpace:
     alpha, beta, gamma   first and last coefficient of depth, width and resolution
     phi                  networks are built at α^φ, β^φ, γ^φ
     rule                 what is scaled: compound, lite (stem, head and ends fixed), v2, resnet
+    solve                depth, width or resolution: its coefficient is no grid but solved for each pair of the
+                         other two, to a thousandth, so that the cost is as near the target as it can be
 
     `size` is the number of distinct networks.
 
@@ -80,12 +88,15 @@ class CompoundSpace:
 
     def __init__(self, base: Architecture | str = "efficientnet_b0", step: float = 0.05, alpha: tuple[float, float] = (1.0, 2.0),
                  beta: tuple[float, float] = (1.0, 1.5), gamma: tuple[float, float] = (1.0, 1.5), phi: float = 1.0,
-                 rule: str = "compound") -> None:
+                 rule: str = "compound", solve: Dimension | None = None) -> None:
+        if solve is not None and solve not in SOLVED:
+            raise ConfigError(unknown("dimension to solve for", str(solve), SOLVED))
         self.baseline = load_architecture(base)
-        self.step, self.phi = step, phi
+        self.step, self.phi, self.solve = step, phi, solve
         self._rule_name, self._rule = rule, load_rule(rule)
         self._ranges = {"alpha": alpha, "beta": beta, "gamma": gamma}
-        self.parameters = tuple(Parameter(name, _steps(name, *ends, step)) for name, ends in self._ranges.items())
+        steps = {name: SOLVED_STEP if solve and name == SOLVED[solve] else step for name in self._ranges}
+        self.parameters = tuple(Parameter(name, _steps(name, *ends, steps[name])) for name, ends in self._ranges.items())
         if combinations(self.parameters) > MOST_TRIPLES:
             raise ConfigError(f"space.step={step:g}: {combinations(self.parameters):,} triples; choose a step that gives at most "
                               f"{MOST_TRIPLES:,}")
@@ -124,6 +135,9 @@ class CompoundSpace:
 
         realised   those whose multiply-adds are 2^φ times the base's, within ± `tolerance` of that
         nominal    those of the triples with |α·β²·γ² - 2| <= `tolerance`: the paper's own grid
+
+        With `solve`, of each pair of the other two coefficients only the triple that is nearest to the
+        constraint; of triples that build the same network the one with α·β²·γ² nearest to 2.
         """
         chosen = self._chosen(constraint, tolerance)
         groups: dict[int, list[Triple]] = defaultdict(list)
@@ -131,6 +145,15 @@ class CompoundSpace:
             groups[owner].append(self._triple(position))
         found = [self._scaled_network(tuple(triples)) for triples in groups.values()]
         return sorted(found, key=lambda scaled: (scaled.cost.macs, scaled.coefficients))
+
+    def solved(self, dimension: Dimension, tolerance: float = 0.05) -> list[ScaledNetwork]:
+        """The distinct networks of this grid's coefficients but for one dimension's, which is solved for; cheapest first.
+
+        >>> space = CompoundSpace(step=0.1)
+        >>> len(space.networks(tolerance=0.01)), len(space.solved("resolution", tolerance=0.01))
+        (0, 6)
+        """
+        return self._with(solve=dimension).networks("realised", tolerance)
 
     def count(self, constraint: Constraint = "realised", tolerance: float = 0.05) -> tuple[int, int]:
         """How many triples and how many distinct networks `networks` would give."""
@@ -141,18 +164,19 @@ class CompoundSpace:
         """Smaller steps and wider tolerances with the distinct networks each gives, nearest to the present setting first."""
         finer = [float(Decimal(str(self.step)) / part) for part in (2, 5, 10)]
         wider = [float(Decimal(str(tolerance)) * part) for part in (2, 3, 4)]
-        triples = combinations(self.parameters)
+        triples = math.prod((last - first) / self.step + 1 for first, last in self._ranges.values())
         finer = [step for step in finer if triples * (self.step / step) ** 3 <= MOST_ALTERNATIVES]
-        return [*(Alternative("step", step, self._with_step(step).count(constraint, tolerance)[1]) for step in finer),
+        return [*(Alternative("step", step, self._with(step=step).count(constraint, tolerance)[1]) for step in finer),
                 *(Alternative("tolerance", width, self.count(constraint, width)[1]) for width in wider)]
 
     def to_mapping(self) -> dict[str, Any]:
         """A JSON-able description."""
         return {"name": self.name, "baseline": to_mapping(self.baseline), "step": self.step, "phi": self.phi,
-                "rule": self._rule_name, "size": self.size, "parameters": describe(self.parameters)}
+                "rule": self._rule_name, "solve": self.solve, "size": self.size, "parameters": describe(self.parameters)}
 
-    def _with_step(self, step: float) -> CompoundSpace:
-        return CompoundSpace(self.baseline, step, phi=self.phi, rule=self._rule_name, **self._ranges)
+    def _with(self, **changes: Any) -> CompoundSpace:
+        own = {"base": self.baseline, "step": self.step, "phi": self.phi, "rule": self._rule_name, "solve": self.solve}
+        return CompoundSpace(**{**own, **self._ranges, **changes})
 
     def _scaled(self, alpha: float = 1.0, beta: float = 1.0, gamma: float = 1.0) -> Architecture:
         return replace(self._rule, depth=alpha, width=beta, resolution=gamma)(self.baseline, self.phi)
@@ -175,14 +199,26 @@ class CompoundSpace:
 
     def _chosen(self, constraint: Constraint, tolerance: float) -> NDArray[np.bool_]:
         """Which triples of the grid are inside, (α, β, γ)."""
+        off = np.abs(self._products - 2.0) if constraint == "nominal" else self._off_target[self._owners]
         # The ends belong to the window: 1.9 must count as within 0.1 of 2 in floating point too.
-        slack = 1e-9
-        if constraint == "nominal":
-            alpha, beta, gamma = np.ix_(*(np.array(parameter.choices) for parameter in self.parameters))
-            return np.asarray(np.abs(alpha * beta**2 * gamma**2 - 2.0) <= tolerance + slack)
-        ratios = self._macs.reshape(-1) / cost_of(self.baseline).macs
-        inside = np.abs(ratios - self.target_ratio) <= (tolerance + slack) * self.target_ratio
-        return np.asarray(inside[self._owners])
+        inside = off <= tolerance + 1e-9
+        if self.solve is None:
+            return np.asarray(inside)
+        axis = list(SOLVED).index(self.solve)
+        # Triples of one network are equally far off: the tiny second term picks one of them.
+        nearest = (off + 1e-9 * np.abs(self._products - 2.0)).argmin(axis=axis, keepdims=True)
+        return np.asarray(inside & (np.arange(off.shape[axis]).reshape([-1 if k == axis else 1 for k in range(3)]) == nearest))
+
+    @property
+    def _products(self) -> NDArray[np.float64]:
+        """α·β²·γ² of every triple."""
+        alpha, beta, gamma = np.ix_(*(np.array(parameter.choices) for parameter in self.parameters))
+        return np.asarray(alpha * beta**2 * gamma**2)
+
+    @property
+    def _off_target(self) -> NDArray[np.float64]:
+        """Relative distance of every distinct network's cost from 2^φ times the base's, flattened."""
+        return np.asarray(np.abs(self._macs.reshape(-1) / (cost_of(self.baseline).macs * self.target_ratio) - 1.0))
 
     @functools.cached_property
     def _owners(self) -> NDArray[np.int64]:
@@ -221,18 +257,27 @@ class _Axis:
 
 
 def _combined(widths: Sequence[Architecture], depths: NDArray[np.int64], resolutions: Sequence[int]) -> NDArray[np.int64]:
-    """Multiply-adds (depths, widths, resolutions): a stage's first layer once and its second as often as it repeats."""
+    """Multiply-adds (depths, widths, resolutions): a stage's first layer once and its second as often as it repeats.
+
+    The sizes of the feature maps follow from the resolution alone, so a block of one width is costed
+    once for each size that it meets.
+    """
     first = np.zeros((len(widths), len(resolutions)), np.int64)
     again = np.zeros((len(widths), len(resolutions), depths.shape[1]), np.int64)
+    one = _two_layers(widths[0])
+    sizes = [[(block.size_in, block.size_out) for block in blocks(one.replace(resolution=resolution))] for resolution in resolutions]
     for w, architecture in enumerate(widths):
-        two = architecture.replace(stages=tuple(replace(stage, layers=2) for stage in architecture.stages))
-        for r, resolution in enumerate(resolutions):
-            for block in blocks(two.replace(resolution=resolution)):
-                if block.layer == 1:
-                    first[w, r] += block_cost(block).macs
-                else:
-                    again[w, r, block.stage - 1] = block_cost(block).macs
+        for block, met in zip(blocks(_two_layers(architecture)), zip(*sizes, strict=True), strict=True):
+            costs = {size: block_cost(block._replace(size_in=size[0], size_out=size[1])).macs for size in set(met)}
+            if block.layer == 1:
+                first[w] += [costs[size] for size in met]
+            else:
+                again[w, :, block.stage - 1] = [costs[size] for size in met]
     return first + np.moveaxis(again @ (depths - 1).T, -1, 0)
+
+
+def _two_layers(architecture: Architecture) -> Architecture:
+    return architecture.replace(stages=tuple(replace(stage, layers=2) for stage in architecture.stages))
 
 
 def _depths(architecture: Architecture) -> tuple[int, ...]:

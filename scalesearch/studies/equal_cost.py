@@ -32,6 +32,7 @@ class Scaled:
     """A base at a cost: nominal multipliers of layers and channels, pixels, and what it costs as built.
 
     phi     of the rule; the multipliers are the rule's own at φ unless `moved`
+    depth   of all layers together where the rule's stages differ
     cost    realised, `target` the cost asked for, `ratio` cost / target
     """
 
@@ -124,8 +125,7 @@ def _at(rule: ScalingRule, base: Architecture, phi: float, target: float, price:
         network = rule(base, phi)
     except ConfigError:  # larger than anything that can be built
         return None
-    depth, width, _ = rule.factors(phi)
-    return Scaled(phi, depth, width, network.resolution, False, price(network), target, network)
+    return Scaled(phi, rule.mean_depth(base, phi), rule.width**phi, network.resolution, False, price(network), target, network)
 
 
 def _moved(rule: ScalingRule, base: Architecture, target: float, price: CostOf) -> Iterator[Scaled]:
@@ -133,17 +133,34 @@ def _moved(rule: ScalingRule, base: Architecture, target: float, price: CostOf) 
 
     Layers are rounded up, which costs more than the multiplier says, so depth moves further down than up.
     """
-    growth = rule.depth * rule.width**2 * rule.resolution**2
-    phi = math.log(target / price(base)) / math.log(growth) if growth > 1 else 0.0
-    depth, width, resolution = rule.factors(phi)
-    pixels = max(1.0, base.resolution * resolution)
+    phi = _nominal_phi(rule, base, target / price(base))
+    depths, depth, width = rule.depths(base, phi), rule.mean_depth(base, phi), rule.width**phi
+    pixels = max(1.0, rule.within(base, base.resolution * rule.resolution**phi))
     spread = max(1, round(0.02 * pixels))
     moves = [(share / 100, other / 100, offset) for share in range(-30, 10, 3) for other in range(-15, 16)
              for offset in range(-spread, spread + 1)]
     seen = set()
     for first, second, offset in sorted(moves, key=lambda move: (abs(move[0]) + 2 * abs(move[1]) + 2 * abs(move[2]) / pixels, move)):
-        network = rule.scale(base, depth * (1 + first), width * (1 + second), max(1, round(pixels) + offset))
+        side = max(1, round(rule.within(base, round(pixels) + offset)))
+        network = rule.scale(base, [own * (1 + first) for own in depths], width * (1 + second), side)
         if network.id not in seen:
             seen.add(network.id)
             yield Scaled(round(phi, 3), depth * (1 + first), width * (1 + second), network.resolution, True, price(network), target,
                          network)
+
+
+def _nominal_phi(rule: ScalingRule, base: Architecture, ratio: float) -> float:
+    """Where d·w²·r² is `ratio`; by bisection where stages differ in depth or resolution is capped, and it is no power of φ."""
+    if rule.uniform and rule.largest is None:
+        growth = rule.depth * rule.width**2 * rule.resolution**2
+        return math.log(ratio) / math.log(growth) if growth > 1 else 0.0
+
+    def nominal(phi: float) -> float:
+        _, width, _ = rule.factors(phi)
+        return rule.mean_depth(base, phi) * width**2 * (rule.pixels(base, phi) / base.resolution) ** 2
+
+    low, high = -FARTHEST, FARTHEST
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if nominal(middle) >= ratio else (middle, high)
+    return low

@@ -1,6 +1,10 @@
-"""`family`: from a budget to a family of networks: nas, then grid on what it found, then scale, then one page.
+"""`family`: from images and a budget to a family of networks, every step of it in one command.
+
+    nas → grid → scale → train → export → page
 
 Each step is a run of its own inside the folder, so the same command again continues where it was.
+Without `data` the baseline is predicted for ImageNet and the coefficients come from a stand-in on
+scikit-learn's digits: that shows the procedure, and no member is trained.
 """
 
 from __future__ import annotations
@@ -10,23 +14,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from scalesearch.config import to_mapping
+from scalesearch.analysis import compare_with_best
+from scalesearch.config import conf_folder, format_count, read_yaml, to_mapping
+from scalesearch.errors import ConfigError, unknown
 from scalesearch.records import open_run, run_name
 from scalesearch.screen import Screen
-from scalesearch.studies import grid, nas, parts, scale
+from scalesearch.studies import export, grid, nas, parts, scale, train
+
+# What the coefficients are shown on where no images are named.
+STAND_IN = {"name": "digits"}
+PREDICTED_TARGET = 400_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class FamilySettings:
     """Settings of `family`; conf/family.yaml says what each means."""
 
-    target_flops: int = 400_000_000
+    target_flops: int | None = None
     phi: str = "0..3"
     trials: int | None = None
+    budget: str | None = None
+    finalists: int | None = None
     step: str = "auto"
     proxy: str = "auto"
     folds: int = 2
+    repeats: int = 1
     compare: bool = True
+    final: str = "standard"
+    final_epochs: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    formats: tuple[str, ...] = ("all",)
     seed: int = 0
     workers: int | None = None
     name: str | None = None
@@ -40,60 +57,163 @@ class FamilySettings:
 
 
 def run(settings: FamilySettings, screen: Screen) -> dict[str, Any]:
-    """Baseline, coefficients, family, page."""
-    from scalesearch.report import write_report
-
+    """Baseline, coefficients, members, their training, their files, one page."""
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("family", config))
     check(settings, folder)
     open_run(folder, "family", config)
-    screen.status(f"1 of 3: a baseline for {settings.target_flops:,} multiply-adds")
+    steps = iter(_steps(settings))
+    screen.status(next(steps))
     baseline = nas.run(_nas(settings, folder), screen)
-    screen.status("2 of 3: its scaling coefficients, by training")
+    screen.status(next(steps))
     coefficients = grid.run(_grid(settings, folder), screen)
-    screen.status("3 of 3: the family")
-    members = scale.run(_scale(settings, folder), screen)
-    result = {"run": str(folder), "nas": baseline, "grid": coefficients, **members}
+    screen.status(next(steps))
+    scaled = scale.run(_scale(settings, folder), screen)
+    result = {"run": str(folder), "nas": baseline, "grid": coefficients, **scaled}
+    if settings.data is not None:
+        screen.status(next(steps))
+        _train_members(result, settings, folder, screen)
+    screen.status(next(steps))
+    _export_members(result, settings, folder, screen)
     result["caveat"] = shows_and_does_not(result)
-    parts.write_json(folder / "result.json", result)
-    result["report"] = str(write_report([folder / "nas", folder / "grid", folder], folder))
-    parts.write_json(folder / "result.json", result)
+    _write(result, folder)
     return result
 
 
 def check(settings: FamilySettings, folder: Path) -> None:
     """What is wrong with a later step ends here, before the first one runs."""
+    from scalesearch.networks.export import check_formats
+
     scale.parse_range(settings.phi, "phi")
+    final_recipe(settings)
+    check_formats(settings.formats, trained=settings.data is not None)
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds) or min(settings.seeds) < 0:
+        raise ConfigError(f"seeds={list(settings.seeds)}: name different whole numbers from 0, such as seeds=0,1,2")
     nas.make_plan(_nas(settings, folder))
-    grid.make_plan(replace(_grid(settings, folder), base="efficientnet_b0"))
+    if settings.data is None:  # otherwise the base is what the search finds on the images
+        grid.make_plan(replace(_grid(settings, folder), base="efficientnet_b0"))
+
+
+def _steps(settings: FamilySettings) -> list[str]:
+    """A line for each step, with its place."""
+    images = "your images" if settings.data is None or settings.data.get("name") != "digits" else "digits"
+    target = "the stock baseline's cost" if _target(settings) is None else f"{format_count(_target(settings) or 0)} multiply-adds"
+    lines = [f"a baseline of {target}" + (", predicted for ImageNet" if settings.data is None else f", by training on {images}"),
+             "its scaling coefficients, by training" + (" a stand-in" if settings.data is None else ""), "the family"]
+    if settings.data is not None:
+        lines.append(f"training every member ({settings.final}, seeds {', '.join(map(str, settings.seeds))})")
+    lines.append("files for use elsewhere, and the page")
+    return [f"{i} of {len(lines)}: {line}" for i, line in enumerate(lines, start=1)]
+
+
+def _target(settings: FamilySettings) -> int | None:
+    return PREDICTED_TARGET if settings.target_flops is None and settings.data is None else settings.target_flops
+
+
+def final_recipe(settings: FamilySettings) -> dict[str, Any]:
+    """The recipe that members are trained by, from its name."""
+    known = {path.stem: path for path in sorted((conf_folder() / "recipe").glob("*.yaml"))}
+    if settings.final not in known:
+        raise ConfigError(unknown("recipe of the members, final", settings.final, known))
+    recipe: dict[str, Any] = read_yaml(known[settings.final])
+    if settings.final_epochs is not None:
+        if settings.final_epochs < 1:
+            raise ConfigError(f"final_epochs={settings.final_epochs}: members are trained for at least 1 epoch")
+        recipe["epochs"] = settings.final_epochs
+        recipe["warmup"] = min(float(recipe.get("warmup") or 0.0), settings.final_epochs / 5)
+    return recipe
 
 
 def _nas(settings: FamilySettings, folder: Path) -> nas.NasSettings:
-    return nas.NasSettings(target_flops=settings.target_flops, trials=settings.trials, seed=settings.seed, workers=settings.workers,
-                           name="nas", results=folder, report=False, space=settings.space, sampler=settings.sampler,
+    return nas.NasSettings(target_flops=_target(settings), trials=settings.trials, budget=settings.budget, finalists=settings.finalists,
+                           seed=settings.seed, workers=settings.workers, name="nas", results=folder, report=False, space=settings.space,
+                           sampler=settings.sampler, data=settings.data, recipe=settings.recipe if settings.data is not None else None,
                            executor=settings.executor)
 
 
 def _grid(settings: FamilySettings, folder: Path) -> grid.GridSettings:
     return grid.GridSettings(base=str(folder / "nas"), proxy=settings.proxy, step=settings.step, folds=settings.folds,
-                             compare=settings.compare, workers=settings.workers, name="grid", results=folder, report=False,
-                             data=settings.data, recipe=settings.recipe, executor=settings.executor)
+                             repeats=settings.repeats, compare=settings.compare, workers=settings.workers, name="grid", results=folder,
+                             report=False, data=settings.data or STAND_IN, recipe=settings.recipe, executor=settings.executor)
 
 
 def _scale(settings: FamilySettings, folder: Path) -> scale.ScaleSettings:
-    return scale.ScaleSettings(base=str(folder / "nas"), phi=settings.phi, coefficients=folder / "grid", output=folder / "family")
+    return scale.ScaleSettings(base=str(folder / "nas"), phi=settings.phi, coefficients=folder / "grid", output=folder / "family",
+                               recipe=final_recipe(settings))
+
+
+def _train(settings: FamilySettings, folder: Path, member: Mapping[str, Any]) -> train.TrainSettings:
+    assert settings.data is not None
+    return train.TrainSettings(architecture=str(member_file(folder, member)), resolution=int(member["resolution"]), seeds=settings.seeds,
+                               workers=settings.workers, name=str(member["architecture"]["name"]), results=folder / "trained",
+                               report=False, data=settings.data, recipe=final_recipe(settings), executor=settings.executor)
+
+
+def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
+    """Where `scale` wrote a member."""
+    return folder / "family" / f"{member['architecture']['name']}.yaml"
+
+
+TAKEN = ("accuracy", "accuracy_interval", "accuracies", "test_accuracy", "test_accuracy_interval", "test_images", "seconds", "weights")
+
+
+def _train_members(result: dict[str, Any], settings: FamilySettings, folder: Path, screen: Screen) -> None:
+    """Every member at every seed; accuracies go into its row, with what the seeds cannot tell from the best."""
+    for member in result["members"]:
+        screen.status(f"φ={member['phi']:g}: {member['architecture']['name']}, {format_count(member['macs'])} multiply-adds")
+        trained = train.run(_train(settings, folder, member), screen)
+        member.update({key: trained[key] for key in TAKEN}, run=trained["run"], failures=trained["failures"])
+    compared = compare_with_best({m["id"]: m["accuracies"] for m in result["members"]})
+    for member in result["members"]:
+        member["tied"] = compared[member["id"]].tied if len(settings.seeds) > 1 else None
+    result["compared"] = compared.method
+
+
+def _export_members(result: dict[str, Any], settings: FamilySettings, folder: Path, screen: Screen) -> None:
+    """Each member's files; with its best weights where it was trained."""
+    for member in result["members"]:
+        source = {"weights": member["run"]} if "run" in member else {"architecture": str(member_file(folder, member))}
+        written = export.run(export.ExportSettings(**source, formats=settings.formats,
+                                                   output=folder / "export" / member["architecture"]["name"]), screen)
+        member["exported"] = written["folder"]
+    result["exported"] = str(folder / "export")
+
+
+def _write(result: dict[str, Any], folder: Path) -> None:
+    """The result, then the page of all steps, then where the page is."""
+    from scalesearch.report import write_report
+
+    parts.write_json(folder / "result.json", result)
+    result["report"] = str(write_report([folder / "nas", folder / "grid", folder], folder))
+    parts.write_json(folder / "result.json", result)
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """Winner beside the stock baseline, coefficients with their interval, the family, the page."""
+    """Winner beside the stock baseline, coefficients with their interval, the family, what it stands on, the page."""
     screen.print("── baseline ──")
     nas.show(result["nas"], screen)
     screen.print("\n── coefficients ──")
     grid.show(result["grid"], screen)
     screen.print("\n── family ──")
     scale.show(result, screen)
-    screen.print(f"\n{shows_and_does_not(result)}")
+    if "compared" in result:
+        screen.print("\n── members, trained ──")
+        screen.table(["φ", "member", "multiply-adds", "validation", "test", ""], [_trained_row(m) for m in result["members"]],
+                     title="accuracies of the members on these images")
+        screen.print(f"method  {result['compared']}")
+    screen.print(f"\n{result['caveat']}" if result["caveat"] else "")
+    screen.print(f"files   {result['exported']}/<member>/")
     screen.print(f"report  {result['report']}")
+
+
+def _trained_row(member: Mapping[str, Any]) -> list[str]:
+    return [f"{member['phi']:g}", member["architecture"]["name"], format_count(member["macs"]),
+            *(f"{parts.percent(member[key], 2)} {_interval(member[f'{key}_interval'])}".strip() for key in ("accuracy", "test_accuracy")),
+            "tied with the best" if member["tied"] else ""]
+
+
+def _interval(interval: Any) -> str:
+    return "" if interval is None else f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
 def shows_and_does_not(result: dict[str, Any]) -> str:

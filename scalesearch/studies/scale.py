@@ -1,19 +1,26 @@
-"""`scale`: a family of networks from one base, by φ or by budget, with what rounding does to each factor."""
+"""`scale`: a family of networks from one base, by φ or by budget, with what rounding does to each factor.
+
+Each member has its own resolution and regularisation; `output=FOLDER` writes all that `train` needs.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from scalesearch.architecture import Architecture, load_architecture
-from scalesearch.config import convert, format_count, parse_count, to_mapping
+from scalesearch.config import convert, format_count, from_mapping, parse_count, to_mapping
 from scalesearch.cost import cost_of
-from scalesearch.errors import ConfigError
-from scalesearch.records import write_atomic
+from scalesearch.errors import ConfigError, RunError
 from scalesearch.scaling import ScalingRule, load_rule, solve_phi
 from scalesearch.screen import Screen
+from scalesearch.studies import parts
+from scalesearch.studies.members import Member, own_recipe, write_family
+from scalesearch.studies.scale_notes import Sized, check_base, notes, step_memory
+from scalesearch.training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,7 @@ class ScaleSettings:
 
     architecture: str = "efficientnet_b0"
     base: str | None = None
+    resolution: int | None = None
     phi: str = "1"
     target_flops: str | None = None
     targets: str | None = None
@@ -29,36 +37,70 @@ class ScaleSettings:
     alpha: float | None = None
     beta: float | None = None
     gamma: float | None = None
+    stage_depths: tuple[float, ...] = ()
+    largest: int | None = None
     coefficients: Path | None = None
     output: Path | None = None
     format: Literal["text", "json"] = "text"
+    recipe: Mapping[str, Any] | None = None
 
 
 def run(settings: ScaleSettings, screen: Screen) -> dict[str, Any]:
-    """Scale the base to every φ (or budget) asked for; `output` also writes each member as yaml."""
-    base = load_architecture(settings.base or settings.architecture)
-    rule = rule_of(settings)
-    members = [member(rule, base, phi) for phi in phis(settings, rule, base)]
+    """Scale the base to every φ (or budget) asked for; `output` also writes each member, ready to be trained."""
+    base = at_resolution(load_architecture(settings.base or settings.architecture), settings.resolution)
+    check_base(base)
+    rule, recipe = rule_of(settings), from_mapping(Recipe, settings.recipe, "recipe")
+    members = [member(rule, base, phi, recipe) for phi in phis(settings, rule, base)]
+    networks = [Architecture.from_mapping(row["architecture"]) for row in members]
     if settings.output:
-        write_members(members, settings.output)
+        write_family(settings.output, base, rule, [(network, Member(row["phi"], row["id"], row["resolution"], row["recipe"]))
+                                                   for network, row in zip(networks, members, strict=True)])
     base_cost = cost_of(base)
+    scaled = [Sized(row["phi"], network, row["memory"]) for network, row in zip(networks, members, strict=True)]
     return {"base": {"name": base.name, "id": base.id, "macs": base_cost.macs, "params": base_cost.params,
                      "resolution": base.resolution, "architecture": to_mapping(base)},
-            "coefficients": [rule.depth, rule.width, rule.resolution], "members": members,
-            "output": str(settings.output) if settings.output else None}
+            "coefficients": [rule.depth, rule.width, rule.resolution], "rule": to_mapping(rule), "members": members,
+            "notes": notes(base, rule, scaled, recipe), "output": str(settings.output) if settings.output else None}
+
+
+def at_resolution(base: Architecture, resolution: int | None) -> Architecture:
+    """The base at so many pixels, under its own name."""
+    return base if resolution is None else base.replace(resolution=resolution)
 
 
 def rule_of(settings: ScaleSettings) -> ScalingRule:
-    """The named rule with the coefficients given, or those that a grid found (`coefficients=results/<grid run>`)."""
+    """The named rule with the coefficients given, or that of a grid run (`coefficients=results/<grid run>`)."""
     rule = load_rule(settings.rule)
-    alpha, beta, gamma = rule.depth, rule.width, rule.resolution
     if settings.coefficients:
-        from scalesearch.studies.grid import best_coefficients
+        found = rule_of_run(settings.coefficients)
+        rule = found if settings.rule == "compound" else replace(
+            rule, depth=found.depth, width=found.width, resolution=found.resolution, late_depth=found.late_depth,
+            stage_depths=found.stage_depths, largest=found.largest)
+    if settings.alpha is not None and not rule.uniform:
+        whose = f"coefficients={settings.coefficients}" if settings.coefficients else f"rule={settings.rule}"
+        raise ConfigError(f"alpha={settings.alpha:g}: {whose} has depth coefficients for single stages; leave out one of the two, or write "
+                          "stage_depths=")
+    given: dict[str, Any] = {"depth": settings.alpha, "width": settings.beta, "resolution": settings.gamma, "largest": settings.largest}
+    rule = replace(rule, **{name: value for name, value in given.items() if value is not None})
+    return replace(rule, stage_depths=settings.stage_depths, late_depth=None) if settings.stage_depths else rule
 
-        alpha, beta, gamma = best_coefficients(settings.coefficients)
-    given = (settings.alpha, settings.beta, settings.gamma)
-    depth, width, resolution = (found if own is None else own for own, found in zip(given, (alpha, beta, gamma), strict=True))
-    return replace(rule, depth=depth, width=width, resolution=resolution)
+
+def rule_of_run(folder: Path) -> ScalingRule:
+    """The scaling rule that a finished `grid` run found: the one it recommends, else its best (α, β, γ).
+
+    RunError in one line for a folder that is no finished run of `grid`.
+    """
+    result = parts.read_result(folder)
+    best = result.get("best")
+    if result.get("rule") is None and not (isinstance(best, Mapping) and "representative" in best):
+        raise RunError(f"coefficients={folder}: not a run of `grid`")
+    try:
+        if result.get("rule") is not None:
+            return from_mapping(ScalingRule, result["rule"])
+        alpha, beta, gamma = map(float, best["representative"] if isinstance(best, Mapping) else ())
+        return ScalingRule(alpha, beta, gamma)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise RunError(f"{folder}/result.json: its scaling rule cannot be read ({error}); run grid again, which rewrites it") from None
 
 
 def phis(settings: ScaleSettings, rule: ScalingRule, base: Architecture) -> list[float]:
@@ -91,37 +133,28 @@ def parse_range(text: str, name: str) -> list[float]:
     return values
 
 
-def member(rule: ScalingRule, base: Architecture, phi: float) -> dict[str, Any]:
-    """One scaled network: nominal, rounded and realised factors, and the network itself."""
-    scaled, (depth, width, resolution) = rule(base, phi), rule.factors(phi)
+def member(rule: ScalingRule, base: Architecture, phi: float, recipe: Recipe | None = None) -> dict[str, Any]:
+    """One scaled network: nominal, rounded and realised factors, how it is trained by `recipe`, and the network itself."""
+    scaled, recipe = rule(base, phi), recipe or Recipe()
+    depth, (_, width, resolution) = rule.mean_depth(base, phi), rule.factors(phi)
     cost, base_cost = cost_of(scaled), cost_of(base)
     layers = sum(s.layers for s in scaled.stages) / sum(s.layers for s in base.stages)
     channels = sum(s.channels for s in scaled.stages) / sum(s.channels for s in base.stages)
     pixels = scaled.resolution / base.resolution
     scaled = scaled.replace(name=f"{base.name}-phi{phi:g}" if phi else base.name)
+    own = own_recipe(recipe, cost.macs / base_cost.macs)
     return {"phi": phi, "depth": depth, "width": width, "resolution": scaled.resolution, "macs": cost.macs, "params": cost.params,
             "activations": cost.activations, "cost_ratio": cost.macs / base_cost.macs, "id": scaled.id,
             "nominal": {"depth": depth, "width": width, "resolution": resolution, "cost": depth * width**2 * resolution**2},
             "rounded": {"depth": layers, "width": channels, "resolution": pixels, "cost": layers * channels**2 * pixels**2},
-            "architecture": to_mapping(scaled)}
-
-
-def write_members(members: list[dict[str, Any]], folder: Path) -> None:
-    """Each member as a yaml file that every command accepts as architecture=PATH."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for row in members:
-            network = Architecture.from_mapping(row["architecture"])
-            write_atomic(folder / f"{network.name}.yaml", network.to_yaml())
-    except OSError as error:
-        raise ConfigError(f"output={folder}: cannot be written ({error.strerror or error})") from None
+            "recipe": own, "memory": step_memory(scaled, recipe), "architecture": to_mapping(scaled)}
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
     """The factor table, then each member's stages against the base's."""
     base = Architecture.from_mapping(result["base"]["architecture"])
-    a, b, c = result["coefficients"]
-    screen.print(f"base {base.name}: {result['base']['macs']:,} multiply-adds, {base.resolution} px; α={a:g} β={b:g} γ={c:g}")
+    screen.print(f"base {base.name}: {result['base']['macs']:,} multiply-adds, {base.resolution} px; "
+                 f"{coefficients_line(from_mapping(ScalingRule, result['rule']))}")
     screen.table(["φ", "", "depth", "width", "resolution", "cost", "multiply-adds", "parameters"],
                  [row for m in result["members"] for row in _factor_rows(m)],
                  title="nominal factors, what rounding makes of them, and the realised cost")
@@ -130,8 +163,23 @@ def show(result: dict[str, Any], screen: Screen) -> None:
                      title=f"φ={row['phi']:g} against the base")
     if len(result["members"]) > 3:
         screen.print("stages shown for the first three members; format=json or output=FOLDER has all")
+    columns = list(dict.fromkeys(name for m in result["members"] for name in m["recipe"]))
+    screen.table(["member", "px", *(name.replace("_", " ") for name in columns), "memory of a step"],
+                 [[m["architecture"]["name"], m["resolution"], *(f"{m['recipe'].get(name, 0):g}" for name in columns),
+                   f"{m['memory'] / 1e9:.3g} GB"] for m in result["members"]], title="how each is trained: resolution and regularisation")
+    for note in result["notes"]:
+        screen.print(f"note  {note}")
     if result["output"]:
-        screen.print(f"written: {result['output']}/*.yaml")
+        name = result["members"][-1]["architecture"]["name"]
+        screen.print(f"written: {result['output']}/*.yaml; each is trained with its own settings by")
+        screen.print(f"         python -m scalesearch train architecture={result['output']}/{name}.yaml")
+
+
+def coefficients_line(rule: ScalingRule) -> str:
+    """α, β and γ, and what a rule has besides."""
+    late = "" if rule.late_depth is None else f" ({rule.late_depth:g} in the last third of the stages)"
+    deep = f"α by stage {' '.join(f'{depth:g}' for depth in rule.stage_depths)}" if rule.stage_depths else f"α={rule.depth:g}{late}"
+    return f"{deep} β={rule.width:g} γ={rule.resolution:g}" + (f", at most {rule.largest} px" if rule.largest else "")
 
 
 def _factor_rows(row: dict[str, Any]) -> list[list[Any]]:

@@ -1,6 +1,7 @@
 """`train`: one network on the user's images, at one or more seeds, with the test images read once at the end.
 
-From fresh weights, or from pretrained ones; either way each seed leaves `weights.safetensors` in its
+From fresh weights, or from pretrained ones; a member that `scale` wrote with the settings of its own in
+the family.yaml beside it. Either way each seed leaves `weights.safetensors` in its
 folder, from which pretrained=results/<run> goes on. Seeds train side by side; started by torchrun, all
 processes train one seed after the other together.
 """
@@ -23,6 +24,7 @@ from scalesearch.records import Record, RecordFile, open_run, run_name, write_at
 from scalesearch.screen import Screen
 from scalesearch.search import evaluate_networks
 from scalesearch.studies import parts
+from scalesearch.studies.members import Own, with_own_settings
 from scalesearch.training.memory import Memory, memory_of
 
 # The network where none is named: small images need one that keeps their resolution, which photographs make dear.
@@ -58,6 +60,9 @@ def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
         raise ConfigError(f"seeds={list(settings.seeds)}: name different whole numbers from 0, such as seeds=0,1,2")
     if settings.architecture is not None:
         load_architecture(settings.architecture)  # a wrong name ends here, before images are decoded
+    own = with_own_settings(settings.architecture, settings.resolution, settings.recipe)
+    if own is not None:
+        settings = replace(settings, resolution=own.resolution, recipe=own.recipe)
     world = join_world()
     evaluator = parts.load_evaluator("trained", {"device": settings.device, "pretrained": settings.pretrained},
                                      settings.data, settings.recipe, screen if world.leads else None)
@@ -72,7 +77,7 @@ def run(settings: TrainSettings, screen: Screen) -> dict[str, Any]:
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("train", config))
     open_run(folder, "train", config)
-    say_plan(network, evaluator, settings, workers, screen)
+    say_plan(network, evaluator, settings, workers, screen, own)
     with RecordFile(folder / "records.jsonl") as records:
         done = _train(network, evaluator, settings, records, folder, workers, screen)
     leave_world()
@@ -119,11 +124,15 @@ def fit_to_data(network: Architecture, evaluator: Any, resolution: int | None) -
     return replace(fitted, name=network.name)
 
 
-def say_plan(network: Architecture, evaluator: Any, settings: TrainSettings, workers: int, screen: Screen) -> None:
+def say_plan(network: Architecture, evaluator: Any, settings: TrainSettings, workers: int, screen: Screen, own: Own | None = None) -> None:
     """What is about to be trained and what it costs, before it starts."""
     images, cost = evaluator.dataset(), cost_of(network)
     screen.status(f"network   {network.name} at {network.resolution} px, {network.classes} classes: "
                   f"{parts.cost_line(cost.macs, cost.params)}")
+    if own is not None:
+        larger = network.resolution > images.size
+        stored = f"; images are enlarged from {images.size} px, data.size={network.resolution} stores them so" if larger else ""
+        screen.status(f"settings  {own.line}{stored}")
     for line in weights_lines(network, evaluator, settings.resolution):
         screen.status(f"weights   {line}")
     screen.status(f"images    {images.name}: {len(images.data):,} for training and validation, stored at {images.size} px")
@@ -211,7 +220,7 @@ def keep_weights(network: Architecture, evaluator: Any, record: Record, test_acc
     candidate = _candidate(folder, record)
     mean, std = evaluator.normalisation(record.seed)
     metadata = {"mean": list(mean), "std": list(std), "classes": list(evaluator.dataset().classes), "accuracy": record.accuracy,
-                "test_accuracy": test_accuracy, "seed": record.seed}
+                "test_accuracy": test_accuracy, "seed": record.seed, "side": evaluator.dataset().size, "keep": evaluator.data.keep}
     save_weights(evaluator.trained_model(network, seed=record.seed, folder=candidate), candidate / WEIGHTS_FILE,
                  {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()})
     return candidate / WEIGHTS_FILE

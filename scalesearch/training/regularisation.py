@@ -14,6 +14,11 @@ columns back:
           google/automl's effnetv2_configs.py for growth=released)
 
 Outside the published range a rule stays at its ends.
+
+`sized` gives a network the published family's value for its multiply-adds. `grown` is for a family of
+one's own: the recipe's values are those of its base, and a member's differ from them by as much as
+the published columns do at as many times the base's cost. Below the base, where nothing is published,
+the lines go on downwards; what is off at the base stays off.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from scalesearch.training.recipe import Ramp, Recipe
+from scalesearch.training.recipe import Ramp, Recipe, ends
 
 # Multiply-adds at the network's own resolution, as cost_of counts them.
 B0, B7 = 385_814_752, 37_745_884_192
@@ -67,6 +72,47 @@ def sized(recipe: Recipe, macs: float) -> Recipe:
     return recipe
 
 
+def grown(recipe: Recipe, ratio: float) -> Recipe:
+    """The recipe of a family's base for a member that costs `ratio` times as much; its settings are final (sizing none).
+
+        dropout             + 0.3 at B7's multiple of B0's cost, straight in log2(ratio); sizing v2: + 0.1 and + 0.2 at M's and L's
+        stochastic depth    as the base, as published (0.2 for all of both families); below the base it falls to 0 at 1/98 of its cost
+        magnitude           of RandAugment: + 5 and + 10 at V2-M's and L's multiples of V2-S's cost
+        mixup, cutmix       + 0.2 and + 0.4 (growth=released: + 0.5) there; where the base has none only by sizing v2
+
+    Beyond B7's and L's multiples nothing grows further. With B0's values and sizing v1, or with V2-S's
+    and sizing v2, these are the published columns (v1's dropout in steps of 0.1).
+
+    >>> recipe = Recipe(dropout=0.2, stochastic_depth=0.2)
+    >>> [(grown(recipe, r).dropout, grown(recipe, r).stochastic_depth) for r in (0.25, 1, 2, 8, 97.8)]
+    [(0.11, 0.14), (0.2, 0.2), (0.25, 0.2), (0.34, 0.2), (0.5, 0.2)]
+    """
+    place = math.log2(ratio) / math.log2(B7 / B0)
+    columns, released = V2_COLUMNS[recipe.growth], recipe.growth == "released"
+
+    def more(value: Ramp, growth: float, digits: int, highest: float = math.inf) -> Ramp:
+        """The last value and what it grows by, rounded; not beyond `highest` unless the base is."""
+        last = ends(value)[1]
+        new = max(0.0, round(min(last + growth, max(last, highest)), digits))
+        return (min(value[0], new), new) if isinstance(value, tuple) else new
+
+    def v2(column: tuple[float, float, float]) -> float:
+        return _onwards(column, ratio) - column[0]
+
+    dropout = v2(columns.dropout) if recipe.sizing == "v2" else 0.3 * min(place, 1.0)
+    changes: dict[str, Ramp] = {}
+    if ends(recipe.dropout)[1]:
+        changes["dropout"] = more(recipe.dropout, dropout, 1 if recipe.sizing == "v1" else 2, 0.5)
+    if recipe.sizing == "v2" or (recipe.policy == "randaugment" and ends(recipe.magnitude)[1]):
+        changes["magnitude"] = more(recipe.magnitude, v2(columns.magnitude), 1)
+    for name in ("mixup", "cutmix") if released or recipe.sizing != "v2" else ("mixup",):
+        value: Ramp = getattr(recipe, name)
+        if ends(value)[1] or recipe.sizing == "v2":
+            changes[name] = more(value, v2(columns.mixup), 2)
+    shrunk = round(recipe.stochastic_depth * min(max(1 + place, 0.0), 1.0), 2) if place < 0 else recipe.stochastic_depth
+    return replace(recipe, sizing="none", sizing_base=None, stochastic_depth=shrunk, **changes)  # type: ignore[arg-type]
+
+
 def v1_dropout(macs: float, base: float = B0) -> float:
     """0.2 at `base`, 0.5 from B7's multiple of it on, in steps of 0.1."""
     share = math.log2(macs / base) / math.log2(B7 / B0)
@@ -80,6 +126,13 @@ def _between(column: tuple[float, float, float], ratio: float) -> float:
     i = 0 if place < places[1] else 1
     share = (place - places[i]) / (places[i + 1] - places[i])
     return column[i] * (1 - share) + column[i + 1] * share
+
+
+def _onwards(column: tuple[float, float, float], ratio: float) -> float:
+    """`_between`, but below S the line from S to M goes on downwards."""
+    step = math.log2(V2_SIZES[1] / V2_SIZES[0])
+    below = min(math.log2(ratio), 0.0)
+    return _between(column, ratio) + (column[1] - column[0]) * below / step
 
 
 def _last(value: Ramp, last: float) -> Ramp:

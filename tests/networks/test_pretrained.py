@@ -16,7 +16,7 @@ from scalesearch.architecture import Architecture, Head, Stage, Stem, load_archi
 from scalesearch.errors import ArchitectureError, ConfigError
 from scalesearch.networks import pretrained
 from scalesearch.networks.build import build_model
-from scalesearch.networks.pretrained import WEIGHTS_FILE, Pretrained, load_model, load_pretrained
+from scalesearch.networks.pretrained import WEIGHTS_FILE, Pretrained, View, load_model, load_pretrained
 from scalesearch.networks.weights import save_weights
 
 TINY = Architecture(Stem(8), (Stage("mbconv", 3, 8, 2, expansion=4, se_ratio=0.25),), Head(16), 5, 32, name="tiny")
@@ -59,7 +59,7 @@ def test_other_classes_get_a_new_classifier(file: Path) -> None:
         replaced = weights.replaced(classes)
         assert replaced == (() if classes in (5, NAMES) else ("classifier.bias", "classifier.weight"))
         model = weights.build(classes=classes, seed=7)
-        fresh = build_model(model.architecture, seed=7)
+        fresh = build_model(model.architecture, seed=7, initialiser="pycls")
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, fresh.state_dict()[name] if name in replaced else weights.state[name]), name
     assert "the classifier is new (5 classes there, 3 here)" in weights.note(3)
@@ -74,6 +74,14 @@ def test_the_digest_is_of_the_weights_and_what_belongs_to_them(tmp_path: Path) -
     first = digest()
     assert len(first) == 12 and digest() == first and digest(accuracy=0.9) == first
     assert len({first, digest(seed=2), digest(mean=[0.2, 0.2, 0.3]), digest(classes=None)}) == 4
+
+
+def test_how_pictures_were_made_square_travels_along_and_is_not_in_the_digest(tmp_path: Path) -> None:
+    plain = load_pretrained(write(tmp_path / "a.safetensors"))
+    whole = load_pretrained(write(tmp_path / "b.safetensors", side=48, keep="whole"))
+    cropped = load_pretrained(write(tmp_path / "c.safetensors", crop=0.875))
+    assert (plain.view, whole.view, cropped.view) == (View(), View(48, "whole", 1.0), View(None, "centre", 0.875))
+    assert plain.digest == whole.digest == cropped.digest, "the weights are the same"
 
 
 def test_a_file_that_changes_is_read_again(file: Path) -> None:

@@ -85,6 +85,46 @@ def test_a_fine_grid() -> None:
     assert space.size < 20_000 < 262_701 == 101 * 51 * 51
 
 
+@pytest.mark.parametrize("dimension", ["depth", "width", "resolution"])
+def test_the_third_coefficient_is_solved_for(dimension: Any) -> None:
+    """The pair's nearest network by scaling with every thousandth, one by one."""
+    ranges: dict[str, Any] = {"alpha": (1.2, 1.4), "beta": (1.0, 1.2), "gamma": (1.0, 1.2)}
+    space = CompoundSpace(step=0.2, solve=dimension, **ranges)
+    axis = ("depth", "width", "resolution").index(dimension)
+    names = [parameter.name for parameter in space.parameters]
+    found = {tuple(t[k] for k in range(3) if k != axis): n.cost.macs for n in space.networks(tolerance=0.9) for t in n.coefficients}
+    assert len(found) == 4
+    target = 2 * cost_of(space.baseline).macs
+    thousandths = [int(1000 * ranges[names[axis]][0]) + k for k in range(201)]
+    for pair, macs in found.items():
+        triples = [(*pair[:axis], k / 1000, *pair[axis:]) for k in thousandths]
+        costs = {cost_of(ScalingRule(*triple)(space.baseline)).macs for triple in triples}
+        assert abs(macs - target) == min(abs(cost - target) for cost in costs)
+
+
+def test_solving_gives_distinct_networks_nearer_the_target() -> None:
+    space = CompoundSpace(step=0.1)
+    networks = space.solved("resolution", tolerance=0.02)
+    assert len({n.architecture.id for n in networks}) == len(networks) > len(space.networks(tolerance=0.02))
+    assert all(abs(n.ratio - 2) <= 0.04 for n in networks)
+    solving = CompoundSpace(step=0.1, solve="resolution")
+    assert solving.count(tolerance=0.02) == (sum(len(n.coefficients) for n in networks), len(networks))
+    for alpha, beta, gamma in networks[0].coefficients:
+        values = {"alpha": alpha, "beta": beta, "gamma": gamma}
+        assert solving.decode(values).id == networks[0].architecture.id
+        assert {alpha, beta} <= set(space.parameters[0].choices) and gamma not in space.parameters[2].choices
+    with pytest.raises(ConfigError, match="did you mean 'depth'"):
+        CompoundSpace(solve="deph")  # type: ignore[arg-type]
+
+
+def test_solving_the_nominal_constraint() -> None:
+    """β and γ on the grid, α = 2 / (β²·γ²) to a thousandth."""
+    networks = CompoundSpace(step=0.1, solve="depth").networks("nominal", 0.01)
+    pairs = {(b, g): a for n in networks for a, b, g in n.coefficients}
+    assert pairs[(1.1, 1.1)] == round(2 / 1.1**4, 3) and pairs[(1.0, 1.0)] == 2.0
+    assert all(1 <= a <= 2 and abs(a * b**2 * g**2 - 2) <= 0.01 for (b, g), a in pairs.items())
+
+
 def test_encode_gives_the_first_triple() -> None:
     space = CompoundSpace()
     network = space.decode({"alpha": 1.25, "beta": 1.05, "gamma": 1.05})

@@ -7,7 +7,7 @@ import pytest
 from scalesearch.architecture import load_architecture
 from scalesearch.cost import cost_of
 from scalesearch.errors import BudgetError
-from scalesearch.scaling import ScalingRule
+from scalesearch.scaling import RULES, ScalingRule
 from scalesearch.studies.equal_cost import EQUAL, scale_to_cost
 
 B0 = load_architecture("efficientnet_b0")
@@ -34,6 +34,27 @@ def test_the_rules_own_step_is_taken_where_it_is_near_enough():
     target = cost_of(rule(B0, -0.5)).macs
     found = scale_to_cost(B0, 1.004 * target, rule)
     assert not found.moved and abs(found.ratio - 1) <= 0.004 and found.architecture == rule(B0, found.phi)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_every_rule_meets_a_cost(name):
+    found = scale_to_cost(B0, 3.0 * cost_of(B0).macs, RULES[name])
+    assert abs(found.ratio - 1) <= EQUAL
+
+
+@pytest.mark.parametrize("name", ["fast", "later_stages"])
+def test_rules_of_later_papers_shrink_too(name):
+    found = scale_to_cost(B0, 0.6 * cost_of(B0).macs, RULES[name])
+    assert abs(found.ratio - 1) <= EQUAL and found.phi < 0
+
+
+def test_stages_keep_their_own_depths_when_a_network_moves():
+    """Multipliers move by the same share, so the late stages stay the deeper ones, and the largest resolution stands."""
+    rule = ScalingRule(1.1, 1.1, 1.15, late_depth=1.5, largest=240)
+    found = scale_to_cost(B0, 6.05 * cost_of(B0).macs, rule)
+    assert found.moved and abs(found.ratio - 1) <= EQUAL and found.resolution <= 240
+    layers = [stage.layers / before.layers for stage, before in zip(found.architecture.stages, B0.stages, strict=True)]
+    assert layers[5] > 1.5 * layers[3] and layers[5] > 1.5 * layers[4]
 
 
 def test_between_two_steps_multipliers_move_a_little():

@@ -6,21 +6,31 @@ trains for real is tested on digits at the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import scalesearch as ss
+from scalesearch import response_surface
 from scalesearch.cli import compose
 from scalesearch.config import from_mapping
 from scalesearch.errors import BudgetError, ConfigError, RunError
+from scalesearch.report.grid_beside import audit_lines
 from scalesearch.screen import Screen
-from scalesearch.studies import grid, scale
+from scalesearch.studies import grid, grid_audit, grid_plan, parts, scale
+from scalesearch.training.recipe import Recipe
 
 SCREEN = Screen("json")
+EVERY = ss.load_space("compound", step=0.05).networks("realised", 0.05)
 
 
 class Truth:
@@ -50,9 +60,17 @@ def truth() -> Iterator[None]:
     yield
 
 
-def search(results: Path, **words: str) -> dict[str, Any]:
+def settings(results: Path, **words: str) -> grid.GridSettings:
     words = {"results": str(results), "report": "false", "evaluator": "truth", "data": "null", **words}
-    return grid.run(from_mapping(grid.GridSettings, compose("grid", list(words.items()))), SCREEN)
+    return from_mapping(grid.GridSettings, compose("grid", list(words.items())))
+
+
+def search(results: Path, **words: str) -> dict[str, Any]:
+    return grid.run(settings(results, **words), SCREEN)
+
+
+def planned(results: Path, **words: str) -> grid_plan.Plan:
+    return grid.make_plan(settings(results, **words))
 
 
 def test_networks_are_distinct_and_their_cost_is_right(tmp_path: Path) -> None:
@@ -78,7 +96,8 @@ def test_the_nominal_grid_is_the_papers(tmp_path: Path) -> None:
 
 
 def test_either_constraint_shows_what_both_would_choose(tmp_path: Path) -> None:
-    chosen = {constraint: search(tmp_path, constraint=constraint, step="0.05")["choices"] for constraint in ("realised", "nominal")}
+    chosen = {constraint: search(tmp_path, constraint=constraint, step="0.05", race="false", repeats="1")["choices"]
+              for constraint in ("realised", "nominal")}
     for choices in chosen.values():
         assert choices["realised"]["realised"] and choices["nominal"]["nominal"]
     assert chosen["realised"]["realised"]["id"] == chosen["nominal"]["realised"]["id"]
@@ -126,7 +145,7 @@ def test_coefficients_of_a_grid_scale_its_base(tmp_path: Path) -> None:
 
 
 def test_a_repeat_is_another_seed_of_every_fold(tmp_path: Path) -> None:
-    result = search(tmp_path, folds="2", repeats="2", compare="false")
+    result = search(tmp_path, folds="2", repeats="2", compare="false", race="false")
     assert {len(row["accuracies"]) for row in result["networks"]} == {4}
     records = ss.RecordFile(Path(result["run"]) / "records.jsonl").read()
     assert {r.seed for r in records} == {0, 1, 2, 3} and len({r.key for r in records}) == len(records)
@@ -140,11 +159,220 @@ def test_a_repeat_is_another_seed_of_every_fold(tmp_path: Path) -> None:
     ({"constraint": "real"}, ConfigError, "realised"),
     ({"base": "efficientnet_b00"}, ss.errors.ScalesearchError, "did you mean"),
     ({"base": "results/nowhere"}, ss.errors.ScalesearchError, "nowhere"),
+    ({"phi": "1,1"}, ConfigError, "name each rung once"),
+    ({"phi": "1,0"}, ConfigError, "phi=1"),
+    ({"phi": "40"}, ConfigError, "phi=40"),
+    ({"alpha": "0.8,1.5"}, ConfigError, "a coefficient below 1 makes depth smaller"),
+    ({"gamma": "0.5,1"}, ConfigError, "gamma=1,1.5"),
+    ({"solve": "height"}, ConfigError, "solve"),
+    ({"solve": "depth", "constraint": "nominal"}, ConfigError, "leave out constraint=nominal"),
+    ({"rules": "fats"}, ConfigError, "did you mean 'fast'"),
+    ({"stages": "0"}, ConfigError, "at least 1"),
+    ({"stages": "9"}, ConfigError, "has 7 stages"),
+    ({"networks": "3"}, ConfigError, "at least 8"),
+    ({"contenders": "0"}, ConfigError, "race=false"),
+    ({"audit": "true"}, ConfigError, "evaluator=truth trains nothing"),
+    ({"audit_epochs": "9"}, ConfigError, "audit=true"),
 ])
 def test_mistakes_are_one_line(tmp_path: Path, words: dict[str, str], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text) as caught:
         search(tmp_path / "results", **words)
     assert "\n" not in str(caught.value) and not (tmp_path / "results").exists()
+
+
+def test_a_base_without_a_free_dimension_is_one_line(tmp_path: Path) -> None:
+    base = ss.load_architecture("efficientnet_b0")
+    flat = base.replace(name="flat", stages=tuple(replace(stage, layers=1) for stage in base.stages))
+    (tmp_path / "flat.yaml").write_text(flat.to_yaml())
+    (tmp_path / "small.yaml").write_text(base.replace(name="small", resolution=24).to_yaml())
+    with pytest.raises(ConfigError, match="one layer in every stage.*alpha=1,1"):
+        search(tmp_path / "r", base=str(tmp_path / "flat.yaml"))
+    with pytest.raises(ConfigError, match="24 px are below its total stride of 32"):
+        search(tmp_path / "r", base=str(tmp_path / "small.yaml"))
+    assert not (tmp_path / "r").exists()
+    result = search(tmp_path / "r", base=str(tmp_path / "flat.yaml"), alpha="1,1", compare="false")
+    assert {triple[0] for row in result["networks"] for triple in row["coefficients"]} == {1.0}
+
+
+class Remembers(Truth):
+    """The truth with a recipe, so that it has a memory to run out of and epochs to be audited by."""
+
+    name, data, on_gpu = "remembers", None, False
+
+    def __init__(self, recipe: Recipe | None = None) -> None:
+        super().__init__()
+        self.recipe = recipe or Recipe(epochs=4)
+
+
+def test_networks_that_do_not_fit_into_memory_end_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "remembers", Remembers)
+    monkeypatch.setattr(parts, "free_memory", lambda: 2 * 10**9)
+    monkeypatch.setattr(grid_plan, "predicted_memory", lambda network, evaluator: SimpleNamespace(peak=ss.cost_of(network).macs))
+    assert planned(tmp_path, evaluator="remembers", compare="false").networks
+    with pytest.raises(ConfigError, match=r"^phi=3: its largest network, .* and 2 GB are free; take a smaller phi") as caught:
+        search(tmp_path / "r", evaluator="remembers", phi="1,3", step="0.1", tolerance="0.1", compare="false")
+    assert "\n" not in str(caught.value) and not (tmp_path / "r").exists()
+
+
+# ------------------------------------------------------------------ the region
+
+
+def test_seeds_go_to_those_that_may_be_the_best(tmp_path: Path) -> None:
+    result = search(tmp_path, step="0.05", compare="false", repeats="3", contenders="4", name="raced")
+    race, rows = result["race"], {row["id"]: row for row in result["networks"]}
+    counts = [sum(a is not None for a in row["accuracies"]) for row in result["networks"]]
+    assert race["trainings"] == sum(counts) < race["without"] == 6 * len(rows)
+    assert sorted(counts)[-4:] == [6] * 4 and set(counts) <= {2, 4, 6}
+    assert [look["seeds"] for look in race["looks"]] == [[0, 1], [2, 3], [4, 5]]
+    for look, following in itertools.pairwise(race["looks"]):
+        assert set(following["ran"]) == set(look["pursued"]) and not set(look["stopped"]) & set(look["pursued"])
+    records = ss.RecordFile(tmp_path / "raced" / "records.jsonl").read()
+    assert len([r for r in records if r.origin == "enumerate"]) == race["trainings"]
+    assert not any(rows[id]["tied"] for id in race["behind"])
+    assert result["best"]["id"] in race["looks"][0]["pursued"]
+
+
+def test_a_race_that_was_cut_off_decides_again_as_it_did(tmp_path: Path) -> None:
+    words = dict(step="0.05", repeats="3", contenders="4", rules="compound,fast", networks="8", name="run")
+    whole = search(tmp_path / "whole", **words)
+    lines = (tmp_path / "whole" / "run" / "records.jsonl").read_text().splitlines()
+    for cut in (3, len(lines) - 9):
+        shutil.copytree(tmp_path / "whole" / "run", tmp_path / f"cut{cut}" / "run")
+        (tmp_path / f"cut{cut}" / "run" / "records.jsonl").write_text("\n".join(lines[:cut]) + "\n")
+        again = search(tmp_path / f"cut{cut}", **words)
+        keys = ("networks", "best", "race", "rules", "surface", "rule")
+        assert {key: again[key] for key in keys} == {key: whole[key] for key in keys}
+        assert len(ss.RecordFile(tmp_path / f"cut{cut}" / "run" / "records.jsonl").read()) == len(lines)
+
+
+def test_networks_that_are_far_behind_stop_and_are_not_tied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "crippling", lambda: Truth(slope=0.0, crippled_above=260))
+    result = search(tmp_path, step="0.05", compare="false", evaluator="crippling", contenders="3")
+    large = {row["id"] for row in result["networks"] if row["resolution"] > 260}
+    assert large and large == set(result["race"]["behind"]) == {row["id"] for row in result["networks"] if not row["tied"]}
+    assert all(result["race"]["looks"][0]["stopped"][id] == "behind" for id in large)
+
+
+def test_accuracies_are_carried_to_the_target_cost(tmp_path: Path) -> None:
+    result = search(tmp_path, step="0.05")
+    slope = result["slope"]
+    assert slope["interval"][0] <= slope["points"] <= slope["interval"][1]
+    for row in result["networks"]:
+        assert row["correction"] == pytest.approx(-slope["points"] * (math.log2(row["cost_ratio"]) - 1), abs=1e-9)
+        assert row["corrected"] == pytest.approx(row["mean"] + row["correction"]) and sum(row["shares"]) == pytest.approx(1)
+
+
+def test_the_surface_finds_the_dimension_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "steep", lambda: Truth(slope=0.06))
+    result = search(tmp_path, step="0.05", evaluator="steep", phi="1,2", networks="10")
+    assert [rung["phi"] for rung in result["phis"]] == [1.0, 2.0] and result["phi"] == 1.0
+    for optimum in result["surface"]["optima"]:
+        assert optimum["shares"]["resolution"] > 0.8 and optimum["alpha"][0] == pytest.approx(1, abs=0.02)
+    assert result["surface"]["moved"]["verdict"] in ("held", "cannot be told")
+    for rung in result["phis"]:
+        assert all(abs(row["cost_ratio"] / 2 ** rung["phi"] - 1) <= 0.05 + 1e-9 for row in rung["networks"]) and len(rung["networks"]) == 10
+    shown = Screen("text")
+    grid.show(result, shown)
+
+
+def test_the_coefficient_that_is_solved_for_puts_the_cost_on_target(tmp_path: Path) -> None:
+    def off(**words: str) -> tuple[float, list[Any]]:
+        networks = list(planned(tmp_path, step="0.1", tolerance="0.1", compare="false", **words).first.networks)
+        return statistics.median(abs(n.ratio / 2 - 1) for n in networks), networks
+
+    listed, _ = off()
+    for dimension, place in (("depth", 0), ("width", 1), ("resolution", 2)):
+        solved, networks = off(solve=dimension)
+        assert solved < listed
+        others = {round(10 * triple[k], 9) % 1 for n in networks for triple in n.coefficients for k in {0, 1, 2} - {place}}
+        assert others == {0.0}, "the other two are on the grid"
+    result = search(tmp_path, step="0.1", solve="resolution", compare="false")
+    assert result["solve"] == "resolution" and result["best"]["tied"]
+
+
+def test_rules_stand_beside_the_best_at_its_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "steep", lambda: Truth(slope=0.2))
+    result = search(tmp_path, step="0.05", evaluator="steep", rules="compound,depth,resolution,later_stages", folds="5", repeats="1",
+                    contenders="6", compare="false", confidence="0.9")
+    found = {row["rule"]: row for row in result["rules"]}
+    for row in found.values():
+        assert abs(row["cost_ratio"] / 2 - 1) <= 0.05 and len(row["accuracies"]) == 5 and None not in row["accuracies"]
+        assert row["corrected"] == pytest.approx(row["mean"] - result["slope"]["points"] * (math.log2(row["cost_ratio"]) - 1))
+    assert found["depth"]["standing"] == "behind" and found["resolution"]["standing"] in ("tied", "the same network")
+    low, high = found["depth"]["bounds"]
+    assert low < found["depth"]["difference"] < high < 0
+
+
+def test_the_recommended_rule_builds_the_best_and_may_stand_beside_another_grid(tmp_path: Path) -> None:
+    result = search(tmp_path, name="g", compare="false")
+    other = search(tmp_path, name="other", compare="false", folds="3", repeats="1", rules=str(tmp_path / "g"))
+    assert other["rules"][0]["rule"] == "g" and abs(other["rules"][0]["cost_ratio"] / 2 - 1) < 0.01
+    assert from_mapping(ss.ScalingRule, result["rule"])(ss.load_architecture("efficientnet_b0"), 1.0).id == result["best"]["id"]
+
+
+def test_few_networks_are_far_apart(tmp_path: Path) -> None:
+    base = ss.load_architecture("efficientnet_b0")
+
+    def nearest(networks: Sequence[Any]) -> float:
+        shares = [response_surface.coordinates(base, n.architecture).shares for n in networks]
+        places = np.array([(s.depth, s.width, s.resolution) for s in shares])
+        return float(min(np.linalg.norm(a - b) for a, b in itertools.combinations(places, 2)))
+
+    few = grid_plan.spread(EVERY, base, 8)
+    assert len(few) == 8 and nearest(few) > max(nearest(EVERY), nearest(EVERY[:8]))
+    assert grid_plan.spread(EVERY, base, None) == tuple(EVERY) == grid_plan.spread(EVERY, base, 99)
+
+
+def test_layers_are_moved_between_stages_where_that_is_asked_for(tmp_path: Path) -> None:
+    result = search(tmp_path, step="0.05", compare="false", stages="2", phi="2", name="g")
+    told = result["stages"]
+    assert told["verdict"] in ("gain", "tied", "unknown") and len(told["groups"]) == 2 and len(told["stage_depths"]) == 7
+    assert result["rule"]["stage_depths"] == (told["stage_depths"] if told["verdict"] == "gain" else [])
+    records = ss.RecordFile(tmp_path / "g" / "records.jsonl").read()
+    assert {r.id for r in records if r.origin == "stages"} == {row["id"] for row in told["networks"]}
+
+
+# ------------------------------------------------------------------ the proxy
+
+
+def told_audit(gain: Mapping[str, float]) -> dict[str, Any]:
+    """The audit of networks that gain so much from the longer schedule by their share of each dimension."""
+    base = ss.load_architecture("efficientnet_b0")
+    listed = grid_audit.audited_networks(base, EVERY)
+    short, long = (Remembers(Recipe(epochs=epochs)) for epochs in (4, 16))
+    long.fingerprint = "long"
+    known = {}
+    for item in listed:
+        shares = response_surface.coordinates(base, item.architecture).shares
+        gained = sum(gain[name] * getattr(shares, name) for name in gain)
+        for side, accuracy in ((short, 0.5), (long, 0.6 + gained)):
+            noise = np.random.default_rng([int(item.architecture.id, 16), side is long]).normal(0, 0.001)
+            known[item.architecture.id, side.fingerprint, 0, 0] = SimpleNamespace(accuracy=accuracy + noise, seconds=1.0)
+    return grid_audit.summarise_audit(base, listed, short, long, known, (0,), 0.95)
+
+
+def test_the_audit_takes_networks_from_all_over_the_triangle_at_one_cost() -> None:
+    base = ss.load_architecture("efficientnet_b0")
+    listed = grid_audit.audited_networks(base, EVERY)
+    assert [item.role for item in listed[:3]] == ["all in depth", "all in width", "all in resolution"]
+    assert len({item.architecture.id for item in listed}) == len(listed) == 7
+    for item in listed:
+        assert abs(ss.cost_of(item.architecture).macs / ss.cost_of(base).macs / 2 - 1) <= 0.05
+    places = [response_surface.coordinates(base, item.architecture).shares for item in listed]
+    for name in grid_audit.DIMENSIONS:
+        assert max(getattr(s, name) for s in places) > 0.95 and any(0.1 < getattr(s, name) < 0.9 for s in places)
+    with pytest.raises(ConfigError, match="only 1 networks of one cost"):
+        grid_audit.audited_networks(base, EVERY[:1])
+
+
+def test_the_audit_says_which_way_the_proxy_leans_and_by_how_much() -> None:
+    found = {lean["dimension"]: lean for lean in told_audit({"depth": 0.05, "width": 0.0, "resolution": 0.0})["lean"]}
+    assert found["depth"]["favours"] == "shallow"
+    assert found["depth"]["interval"][0] < 0.05 < found["depth"]["interval"][1] and found["depth"]["interval"][0] > 0.02
+    none = told_audit({"depth": 0.0, "width": 0.0, "resolution": 0.0})
+    assert [lean["favours"] for lean in none["lean"]] == [None] * 3
+    assert "read α as a lower bound" in audit_lines(told_audit({"depth": 0.05, "width": 0.0, "resolution": 0.0}))[0]
+    assert "no lean can be told" in audit_lines(none)[0] and "audit=true" in audit_lines(None)[0]
 
 
 def test_coefficients_of_another_command_are_refused(tmp_path: Path) -> None:

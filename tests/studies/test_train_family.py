@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,26 +181,79 @@ def test_mistakes_of_train(folder: Path, words: dict[str, str], text: str) -> No
     assert not Path("results").exists()
 
 
-def test_a_family_from_a_budget(folder: Path) -> None:
-    words = {"experiment": "smoke", "name": "demo", "phi": "0,1", "data.limit": "200"}
-    settings = from_mapping(family.FamilySettings, compose("family", list(words.items())))
+def planned(**words: str) -> family.FamilySettings:
+    return from_mapping(family.FamilySettings, compose("family", list(words.items())))
+
+
+def records_of(home: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(home.rglob("records.jsonl"))]
+
+
+@pytest.mark.slow
+def test_a_family_from_a_budget_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "STAND_IN", {"name": "digits", "limit": 200})
+    settings = planned(**{"name": "demo", "phi": "0,1", "trials": "50", "compare": "false", "recipe.epochs": "1", "formats": "yaml,json"})
+    with pytest.raises(ScalesearchError, match="no format .yml.; did you mean .yaml."):
+        family.run(replace(settings, formats=("yml",)), SCREEN)
     result = family.run(settings, SCREEN)
     home = Path("results/demo")
     assert 360_000_000 <= result["nas"]["best"]["macs"] <= 400_000_000
     assert result["members"][0]["id"] == result["nas"]["best"]["id"]
-    assert result["coefficients"] == result["grid"]["best"]["representative"]
     assert result["grid"]["base"]["proxy"] == "tiny" and result["grid"]["base_of"] == str(home / "nas")
     for row in result["members"]:
         network = ss.load_architecture(home / "family" / f"{row['architecture']['name']}.yaml")
         assert network.id == row["id"] and ss.cost_of(network).macs == row["macs"]
+        exported = Path(row["exported"])
+        assert ss.Architecture.from_json(next(exported.glob("*.json")).read_text()).id == row["id"]
     page = Path(result["report"]).read_text(encoding="utf-8")
     for shown in (f"{result['nas']['best']['macs']:,}", "65.7", "tied"):
         assert shown in page
-    assert "200 images" in family.shows_and_does_not(result)
-    records = [path.read_bytes() for path in sorted(home.rglob("records.jsonl"))]
-    assert family.run(settings, SCREEN)["coefficients"] == result["coefficients"]
-    assert [path.read_bytes() for path in sorted(home.rglob("records.jsonl"))] == records
+
+
+def write_digits(root: Path, count: int) -> Path:
+    """So many of scikit-learn's digits as a user would have pictures: root/<class>/<n>.png."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for n, (pixels, label) in enumerate(zip(digits.images[:count], digits.target[:count], strict=True)):
+        (root / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 15.9).astype("uint8")).convert("RGB").save(root / str(label) / f"{n}.png")
+    return root
+
+
+def test_a_family_from_a_folder_of_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scalesearch.networks.pretrained import load_model
+
+    words = {"data": "folder", "data.root": str(write_digits(folder / "images", 250)), "experiment": "smoke", "name": "whole",
+             "trials": "2", "folds": "1", "final_epochs": "1", "formats": "yaml,safetensors,card"}
+    settings = planned(**words)
+    result = family.run(settings, SCREEN)
+    home = Path("results/whole")
+    assert result["grid"]["base"]["id"] == result["nas"]["best"]["id"] and result["grid"]["base"]["proxy"] == "none"
+    assert [row["phi"] for row in result["members"]] == [0.0, 1.0]
+    for row in result["members"]:
+        assert len(row["accuracies"]) == 1 and 0 < row["test_accuracy"] < 1 and row["tied"] is None
+        weights = load_model(Path(row["exported"]) / "model.safetensors")
+        assert weights.architecture.id == row["id"] and weights.architecture.resolution == row["resolution"]
+        assert (Path(row["exported"]) / "README.md").is_file()
+    family.show(result, Screen("text"))
+    assert "members, trained" in capsys.readouterr().out
+    before = records_of(home)
+    again = family.run(settings, SCREEN)
+    assert [row["accuracies"] for row in again["members"]] == [row["accuracies"] for row in result["members"]]
+    assert again["coefficients"] == result["coefficients"] and records_of(home) == before
     assert json.loads((home / "result.json").read_text())["run"] == str(home)
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    ({"final": "standrad"}, "did you mean 'standard'"), ({"final_epochs": "0"}, "at least 1 epoch"), ({"seeds": "0,0"}, "seeds"),
+    ({"phi": "3..1"}, "phi=3..1"),
+])
+def test_mistakes_of_family(folder: Path, words: dict[str, str], text: str) -> None:
+    with pytest.raises(ScalesearchError, match=text):
+        family.run(planned(data="digits", experiment="smoke", **words), SCREEN)
+    assert not Path("results").exists()
 
 
 def test_report_without_a_run_takes_the_newest(folder: Path) -> None:

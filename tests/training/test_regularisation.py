@@ -7,9 +7,9 @@ import pytest
 
 from scalesearch.architecture import load_architecture
 from scalesearch.cost import cost_of
-from scalesearch.scaling import ScalingRule
+from scalesearch.scaling import PUBLISHED, ScalingRule
 from scalesearch.training.recipe import Recipe, ends
-from scalesearch.training.regularisation import B0, B7, V2_SIZES, sized
+from scalesearch.training.regularisation import B0, B7, V2_SIZES, grown, sized
 
 V1 = Recipe(sizing="v1")
 PAPER = Recipe(sizing="v2", growth="paper", stages=4, dropout=(0.1, 0.3), magnitude=(5.0, 15.0), mixup=(0.0, 0.0))
@@ -89,6 +89,46 @@ def test_a_family_for_small_images_has_its_own_base():
     assert dropouts[0] == 0.2 and dropouts[-1] == 0.5 and all(low <= high for low, high in pairwise(dropouts))
     assert set(dropouts) == {0.2, 0.3, 0.4, 0.5}
     assert sized(V1, costs[1]).dropout == 0.2, "by B0's cost all of them would be small"
+
+
+@pytest.mark.parametrize("name", [f"efficientnet_b{i}" for i in range(9)] + ["efficientnet_l2"])
+def test_a_family_that_grows_from_b0_has_v1s_published_dropout(name):
+    recipe = replace(V1, dropout=0.2, stochastic_depth=0.2)
+    found = grown(recipe, macs_of(name) / B0)
+    assert (found.dropout, found.stochastic_depth, found.sizing) == (PUBLISHED[name].dropout, 0.2, "none")
+
+
+def test_a_family_that_grows_from_s_has_v2s_published_columns(reference):
+    for size, magnitude, mixup, dropout in (("s", 15, 0.0, 0.3), ("m", 20, 0.2, 0.4), ("l", 25, 0.4, 0.5), ("xl", 25, 0.4, 0.5)):
+        found = grown(PAPER, macs_of(f"efficientnet_v2_{size}") / V2_SIZES[0])
+        assert found == replace(PAPER, magnitude=(5.0, magnitude), mixup=(0.0, mixup), dropout=(0.1, dropout), sizing="none")
+    for row in reference("efficientnet_v2"):
+        if (size := row["model"].removeprefix("EfficientNetV2-")) in ("S", "M", "L", "XL"):
+            found = grown(RELEASED, int(row["macs_measured_conv_linear"]) / V2_SIZES[0])
+            mixing = float(row["mixup_and_cutmix_alpha_max_code"])
+            assert (found.dropout, ends(found.magnitude)[1]) == (float(row["dropout"]), float(row["randaug_max_code"]))
+            assert found.mixup == found.cutmix == (0.0, mixing)
+
+
+@pytest.mark.parametrize("recipe", [
+    Recipe(dropout=0.1, stochastic_depth=0.1), replace(V1, dropout=0.2, stochastic_depth=0.3), PAPER, RELEASED,
+    Recipe(policy="randaugment", magnitude=7.0, mixup=0.1, dropout=0.45, stochastic_depth=0.2)])
+def test_members_grow_and_shrink_from_the_bases_own_values(recipe):
+    ratios = [10.0 ** (e / 8) for e in range(-40, 41)]
+    found = [grown(recipe, ratio) for ratio in ratios]
+    for name in ("dropout", "magnitude", "mixup", "cutmix", "stochastic_depth"):
+        values = [ends(getattr(one, name))[1] for one in found]
+        assert values == sorted(values) and values[0] >= 0 and values[0] in (0, ends(getattr(recipe, name))[1])
+        assert values[40] == ends(getattr(recipe, name))[1], "the base itself has the recipe's"
+    assert ends(recipe.dropout)[1] < max(ends(one.dropout)[1] for one in found) <= 0.5
+    assert found[-1] == grown(recipe, 1e9) and replace(found[40], sizing=recipe.sizing) == recipe
+    assert all(ends(one.dropout)[0] <= ends(one.dropout)[1] for one in found)
+
+
+def test_what_a_recipe_leaves_out_no_member_gets():
+    for ratio in (0.1, 1.0, 50.0):
+        assert grown(Recipe(), ratio) == Recipe()
+    assert grown(Recipe(magnitude=9.0, policy="autoaugment"), 50.0).magnitude == 9.0
 
 
 def test_resolution_counts():

@@ -1,0 +1,269 @@
+"""The answer of a grid, from its records: standings, surface, correction, races, rules, audit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalesearch.analysis import Comparison, compare_with_best, nominal_growth
+from scalesearch.config import to_mapping
+from scalesearch.contrasts import compare_with
+from scalesearch.cost import cost_of
+from scalesearch.errors import RunError
+from scalesearch.racing import Fate
+from scalesearch.records import Record
+from scalesearch.response_surface import Surface, SurfacePoint, coordinates, fit_surface
+from scalesearch.scaling import ScalingRule
+from scalesearch.spaces.compound import ScaledNetwork
+from scalesearch.studies import parts
+from scalesearch.studies.grid_audit import summarise_audit
+from scalesearch.studies.grid_plan import Beside, Plan, Rung, audit_seeds, tolerance_of
+from scalesearch.studies.grid_settings import GridSettings
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A round of a race: its seeds, the networks that ran, and what was decided after it."""
+
+    round: int
+    seeds: tuple[int, ...]
+    ran: tuple[str, ...]
+    stopped: Mapping[str, Fate]
+    pursued: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What a race gave each network of a φ: its accuracies at the seeds that it ran, in their order.
+
+    looks   one a round; none where all networks have the same seeds
+    most    seeds of a network that ran every round
+    """
+
+    phi: float
+    accuracies: Mapping[str, tuple[float | None, ...]]
+    looks: tuple[Look, ...]
+    most: int
+
+    @property
+    def behind(self) -> frozenset[str]:
+        """Networks that the last look tells from the best."""
+        return frozenset(id for id, fate in (self.looks[-1].stopped.items() if self.looks else ()) if fate == "behind")
+
+    @property
+    def trainings(self) -> int:
+        return sum(len(row) for row in self.accuracies.values())
+
+    def full(self) -> dict[str, list[float | None]]:
+        """Accuracies at every seed of the run, None where a network did not run."""
+        return {id: [*row, *[None] * (self.most - len(row))] for id, row in self.accuracies.items()}
+
+
+def accuracies_of(records: Sequence[Record], evaluator: Any, ids: Sequence[str], seeds: Sequence[int]) -> dict[str, list[float | None]]:
+    """Architecture id → accuracy per seed, None where that training failed or is missing."""
+    found = {(r.id, r.seed): r.accuracy for r in records if r.ok and r.fingerprint == evaluator.fingerprint}
+    return {id: [found.get((id, seed)) for seed in seeds] for id in ids}
+
+
+def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records: Sequence[Record], folder: Path) -> dict[str, Any]:
+    """The command's JSON object: every network with its coefficients, mean and interval, and what is tied with the best.
+
+    Stages are added by the run, since they begin from the best.
+    """
+    first, accuracies = races[0], {**_others(plan, settings, records), **races[0].full()}
+    standings = {race.phi: standings_of(race.full(), race, settings) for race in races}
+    comparison = standings[first.phi]
+    if comparison.best is None:
+        raise RunError(f"{folder}: no training succeeded; the causes are in {folder}/records.jsonl")
+    surface = fit(plan, settings, races, records)
+    pooled = compare(accuracies, settings)
+    networks = [_row(n, plan.first, accuracies, comparison, pooled, first, surface, plan) for n in plan.networks]
+    networks.sort(key=lambda row: (not row[settings.constraint], -(row["mean"] if row["mean"] is not None else -1.0)))
+    best = next(row for row in networks if row["id"] == comparison.best)
+    base = parts.network_summary(plan.base, [r for r in records if r.id == plan.base.id])
+    known = {record.key: record for record in reversed(records)}
+    audited = summarise_audit(plan.base, plan.audited, plan.evaluator, plan.long, known, audit_seeds(settings),
+                              settings.confidence) if plan.audited else None
+    return {"run": str(folder), "phi": plan.first.phi, "constraint": settings.constraint, "solve": settings.solve,
+            "step": plan.first.space.step, "triples": triples_of(plan.first, settings),
+            "base": {**base, "proxy": plan.proxy}, "base_of": settings.base, "evaluator": plan.evaluator.name,
+            "note": plan.evaluator.note, "folds": settings.folds, "repeats": settings.repeats, "confidence": settings.confidence,
+            "networks": networks, "best": best, "choices": choices(plan, settings, accuracies, networks), "method": comparison.method,
+            "visible_difference": comparison.visible, "rule": to_mapping(ScalingRule(*best["representative"])),
+            "surface": None if surface is None else to_mapping(surface), "race": race_mapping(first, comparison.confidence),
+            "slope": slope_of(surface),
+            "phis": None if len(races) == 1 else [
+                _phi(rung, race, standings[race.phi], surface, settings, plan) for rung, race in zip(plan.rungs, races, strict=True)],
+            "stages": None, "rules": rules_of(plan, settings, races, standings, surface, records) or None, "audit": audited,
+            "training_macs": sum(r.training_macs for r in records), "data": _data_summary(plan.evaluator),
+            "failures": len([r for r in records if not r.ok])}
+
+
+def _others(plan: Plan, settings: GridSettings, records: Sequence[Record]) -> dict[str, list[float | None]]:
+    """The other constraint's networks: the first round's seeds at most."""
+    first = settings.rounds[0]
+    found = accuracies_of(records, plan.evaluator, [n.architecture.id for n in plan.others], first)
+    return {id: [*row, *[None] * (len(settings.seeds) - len(first))] for id, row in found.items()}
+
+
+# ------------------------------------------------------------------ standings
+
+
+def looks_confidence(settings: GridSettings) -> float:
+    """Of each look of a race, so that all together keep the run's confidence (Bonferroni)."""
+    return 1 - (1 - settings.confidence) / len(settings.rounds)
+
+
+def compare(accuracies: Mapping[str, Sequence[float | None]], settings: GridSettings, confidence: float | None = None) -> Comparison:
+    return compare_with_best(accuracies, confidence or settings.confidence, settings.test_fraction)
+
+
+def standings_of(accuracies: Mapping[str, Sequence[float | None]], race: Race, settings: GridSettings) -> Comparison:
+    """All networks of a φ against the best: differences at the confidence of a look, as the race decides; means at the run's."""
+    found, alone = compare(accuracies, settings, looks_confidence(settings)), compare(accuracies, settings)
+    return dataclasses.replace(found, standings=tuple(
+        dataclasses.replace(s, interval=alone[s.id].interval, tied=s.tied and s.id not in race.behind) for s in found.standings))
+
+
+def choices(plan: Plan, settings: GridSettings, accuracies: Mapping[str, Sequence[float | None]],
+            rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What each constraint would choose at the first φ."""
+    found: dict[str, Any] = {}
+    for constraint, members in (("realised", plan.realised), ("nominal", plan.nominal)):
+        inside = {id: row for id, row in accuracies.items() if id in members}
+        chosen = compare(inside, settings).best if inside else None
+        found[constraint] = next((row for row in rows if row["id"] == chosen), None)
+    return found
+
+
+def _row(network: ScaledNetwork, rung: Rung, accuracies: Mapping[str, Sequence[float | None]], comparison: Comparison, pooled: Comparison,
+         race: Race, surface: Surface | None, plan: Plan) -> dict[str, Any]:
+    """One network of the answer. Those of the other constraint alone have an interval, from all networks
+    together, but no standing: they do not compete."""
+    identity = network.architecture.id
+    competes = identity in race.accuracies
+    standing = (comparison if competes else pooled)[identity]
+    interval = standing.interval
+    shares = coordinates(plan.base, network.architecture).shares
+    correction = None if surface is None else surface.correction.get(identity)
+    return {"id": identity, "macs": network.cost.macs, "params": network.cost.params, "resolution": network.architecture.resolution,
+            "cost_ratio": network.ratio, "coefficients": [list(triple) for triple in network.coefficients],
+            "representative": list(representative(network.coefficients)), "accuracies": list(accuracies[identity]),
+            "mean": standing.mean, "interval": [interval.low, interval.high] if interval else None,
+            "corrected": None if correction is None or standing.mean is None else standing.mean + correction, "correction": correction,
+            "shares": None if shares is None else [shares.depth, shares.width, shares.resolution],
+            "difference": standing.difference if competes else None, "tied": standing.tied if competes else None,
+            "realised": identity in plan.realised or (competes and rung is not plan.first),
+            "nominal": identity in plan.nominal, "architecture": to_mapping(network.architecture)}
+
+
+def triples_of(rung: Rung, settings: GridSettings) -> int:
+    """How many triples of the grid fit."""
+    return rung.space.count(settings.constraint, tolerance_of(settings, settings.constraint))[0]
+
+
+def representative(coefficients: Sequence[Sequence[float]]) -> Triple:
+    """Of the triples that build one network, the one whose nominal product α·β²·γ² is nearest to 2."""
+    alpha, beta, gamma = min((tuple(triple) for triple in coefficients), key=lambda c: (abs(nominal_growth(c) - 2.0), c))
+    return alpha, beta, gamma
+
+
+def race_mapping(race: Race, confidence: float) -> dict[str, Any] | None:
+    """The result's "race", `confidence` that of each look; None where all networks had the same seeds."""
+    if not race.looks:
+        return None
+    return {"looks": [to_mapping(look) for look in race.looks], "confidence": confidence, "trainings": race.trainings,
+            "without": race.most * len(race.accuracies), "behind": sorted(race.behind)}
+
+
+def _phi(rung: Rung, race: Race, comparison: Comparison, surface: Surface | None, settings: GridSettings, plan: Plan) -> dict[str, Any]:
+    """A rung of several."""
+    accuracies = race.full()
+    rows = [_row(n, rung, accuracies, comparison, comparison, race, surface, plan) for n in rung.networks]
+    rows.sort(key=lambda row: -(row["mean"] if row["mean"] is not None else -1.0))
+    return {"phi": rung.phi, "step": rung.space.step, "triples": triples_of(rung, settings), "networks": rows,
+            "best": next((row for row in rows if row["id"] == comparison.best), None), "tied": list(comparison.tied),
+            "method": comparison.method, "visible_difference": comparison.visible, "race": race_mapping(race, comparison.confidence)}
+
+
+# ------------------------------------------------------------------ surface
+
+
+def fit(plan: Plan, settings: GridSettings, races: Sequence[Race], records: Sequence[Record]) -> Surface | None:
+    """The surface through every network of every φ; the other constraint's networks and the base tell what a doubling brings."""
+    points = {}
+    for race, rung in zip(races, plan.rungs, strict=True):
+        for network in rung.networks:
+            points[network.architecture.id] = SurfacePoint(network.architecture.id, rung.phi, coordinates(plan.base, network.architecture),
+                                                           tuple(race.full()[network.architecture.id]))
+    for id, row in _others(plan, settings, records).items():
+        architecture = next(n.architecture for n in plan.others if n.architecture.id == id)
+        points.setdefault(id, SurfacePoint(id, plan.first.phi, coordinates(plan.base, architecture), tuple(row)))
+    own = accuracies_of(records, plan.evaluator, [plan.base.id], settings.seeds)[plan.base.id]
+    base = SurfacePoint(plan.base.id, 0.0, coordinates(plan.base, plan.base), tuple(own))
+    return fit_surface([*points.values(), base], settings.confidence, settings.test_fraction)
+
+
+def slope_of(surface: Surface | None) -> dict[str, Any] | None:
+    """What a doubling of the cost brings, by which accuracies are corrected to exactly the target; points are fractions."""
+    if surface is None:
+        return None
+    return {"points": surface.slope, "interval": list(surface.slope_interval),
+            "largest": max((abs(value) for value in surface.correction.values()), default=0.0)}
+
+
+# ------------------------------------------------------------------ rules
+
+
+def rules_of(plan: Plan, settings: GridSettings, races: Sequence[Race], standings: Mapping[float, Comparison], surface: Surface | None,
+             records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Each named rule against the grid's best of its φ, corrected to equal cost; the best was picked, so any pair might have been it."""
+    found = []
+    for race in races:
+        beside, best = [rule for rule in plan.rules if rule.phi == race.phi], standings[race.phi].best
+        if not beside or best is None:
+            continue
+        seen = accuracies_of(records, plan.evaluator, [rule.architecture.id for rule in beside], settings.seeds)
+        slope = 0.0 if surface is None else surface.slope
+        target = 2.0**race.phi * cost_of(plan.base).macs
+        macs = {**{rule.architecture.id: rule.scaled.cost for rule in beside},
+                **{n.architecture.id: n.cost.macs for rung in plan.rungs if rung.phi == race.phi for n in rung.networks}}
+        table = {id: _at(row, -slope * math.log2(macs[id] / target)) for id, row in {**race.full(), **seen}.items()}
+        contrasts = compare_with(best, table, among=list(seen), picked=True, confidence=settings.confidence,
+                                 test_fraction=settings.test_fraction)
+        found += [_rule_row(rule, race, seen[rule.architecture.id], table, contrasts, best, target) for rule in beside]
+    return found
+
+
+def _at(accuracies: Sequence[float | None], correction: float) -> list[float | None]:
+    return [None if value is None else value + correction for value in accuracies]
+
+
+def _rule_row(rule: Beside, race: Race, accuracies: Sequence[float | None], table: Mapping[str, Sequence[float | None]], contrasts: Any,
+              best: str, target: float) -> dict[str, Any]:
+    id, there = rule.architecture.id, [value for value in accuracies if value is not None]
+    corrected = [value for value in table[id] if value is not None]
+    row = {"rule": rule.rule, "phi": race.phi, "id": id, "macs": rule.scaled.cost, "cost_ratio": 2.0**race.phi * rule.scaled.ratio,
+           "resolution": rule.architecture.resolution, "moved": rule.scaled.moved, "own_phi": rule.scaled.phi,
+           "accuracies": list(accuracies), "mean": sum(there) / len(there) if there else None,
+           "corrected": sum(corrected) / len(corrected) if corrected else None, "reference": best, "method": contrasts.method,
+           "architecture": to_mapping(rule.architecture)}
+    if id == best:
+        return {**row, "difference": 0.0, "bounds": None, "standing": "the same network"}
+    found = contrasts[id]
+    return {**row, "difference": found.difference, "bounds": None if found.bounds is None else list(found.bounds),
+            "standing": found.standing}
+
+
+def _data_summary(evaluator: Any) -> dict[str, Any] | None:
+    """Name and number of images; None for an evaluator that looks at none."""
+    if getattr(evaluator, "data", None) is None:
+        return None
+    images = evaluator.dataset()
+    return {"name": images.name, "images": len(images.data), "size": images.size, "classes": len(images.classes)}
