@@ -215,7 +215,8 @@ def _against(table: _Table, rival: str, row: Floats, off: float, critical: float
     if critical is None or not np.allclose(table.fit.projector @ row, row, atol=1e-6):
         return Against(rival, difference, None)
     noise = table.fit.variance * (max(float(row @ table.fit.inverse @ row), 0.0) + table.overlap * float(row @ row))
-    half = critical * math.sqrt(noise + (off * slope.error) ** 2)
+    # The slope is mostly that of the chord from the base; accuracy flattens as cost grows, so at the target it may be half of it.
+    half = critical * math.sqrt(noise + (off * math.hypot(slope.error, slope.value / 2)) ** 2)
     return Against(rival, difference, Interval(difference - half, difference + half))
 
 

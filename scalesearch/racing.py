@@ -9,7 +9,7 @@ unless all measurements together tell otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +32,7 @@ class Round:
 
 
 def next_round(accuracies: Mapping[str, Sequence[float | None]], *, round: int, rounds: int, most: int, confidence: float = 0.95,
-               test_fraction: float | None = None) -> Round:
+               test_fraction: float | None = None, running: Collection[str] | None = None) -> Round:
     """After round number `round` (1 is the first) of at most `rounds`: who goes on.
 
     `accuracies` holds every network of the race with all its accuracies so far, the same seeds for
@@ -40,6 +40,7 @@ def next_round(accuracies: Mapping[str, Sequence[float | None]], *, round: int, 
     that they did not get): they help to tell the noise, and do not come back. Where every training
     failed nothing was shown: not pursued.
 
+    running      the networks that this round trained; None: all in the first round, later those with the longest rows
     most         networks that may go on; the most accurate do
     confidence   of the whole race: the truly best network is called behind with at most 1 - confidence.
                  Each round looks at 1 - (1 - confidence) / rounds (Bonferroni), by the Tukey intervals
@@ -55,9 +56,11 @@ def next_round(accuracies: Mapping[str, Sequence[float | None]], *, round: int, 
     comparison = compare_with_best(accuracies, 1 - (1 - confidence) / rounds, test_fraction)
     length = max(map(_length, accuracies.values()), default=0)
     behind = {s.id for s in comparison.standings if s.n and not s.tied}
-    running = [s.id for s in comparison.standings if s.id not in behind and _length(accuracies[s.id]) > length * (round - 1) // round]
-    pursued = tuple(running[:most]) if round < rounds and len(running) > 1 and most > 1 else ()
-    left = pursued or running
+    if running is None:
+        running = [id for id, row in accuracies.items() if _length(row) > length * (round - 1) // round]
+    still = [s.id for s in comparison.standings if s.id not in behind and s.id in running and s.n]
+    pursued = tuple(still[:most]) if round < rounds and len(still) > 1 and most > 1 else ()
+    left = pursued or still
     stopped: dict[str, Fate] = {id: "behind" if id in behind else "not pursued" for id in accuracies if id not in left}
     return Round(stopped, pursued)
 

@@ -22,6 +22,9 @@ def family_section(run: Run) -> Section:
         from scalesearch import figures
 
         section.tables.append(member_table(members))
+        section.cautions.extend(str(note) for note in run.result.get("notes") or ())
+        if any(m.get("recipe") for m in members):
+            section.tables.append(settings_table(members))
         section.pictures.append(Picture("family", figures.family_costs(members), (
             "Realised multiply-adds of each member against φ. The coefficients double the cost of the network "
             "that they were searched on; another one rounds differently, so its steps need not be factors of 2.")))
@@ -62,3 +65,13 @@ def member_table(members: Sequence[Mapping[str, Any]]) -> Table:
     return Table("family", "Members", columns, tuple(rows), note=(
         "Nominal: α^φ, β^φ and depth·width²·resolution². Layers, channels, pixels: what rounding made of them. Realised cost: "
         "multiply-adds of the built network over the base's."))
+
+
+def settings_table(members: Sequence[Mapping[str, Any]]) -> Table:
+    """What each member is trained with: its own resolution and regularisation."""
+    names = list(dict.fromkeys(name for m in members for name in m.get("recipe") or {}))
+    columns = (Column("phi", "φ", lambda v: f"{v:g}"), Column("px", "px"),
+               *(Column(name, name.replace("_", " "), lambda v: str(v)) for name in names))
+    rows = tuple((m["phi"], m["resolution"], *((m.get("recipe") or {}).get(name) for name in names)) for m in members)
+    return Table("settings", "Training settings of each member", columns, rows, note=(
+        "Regularisation grows with a member's cost over the base's, as the published families' does."))

@@ -52,6 +52,8 @@ def add_beside(section: Section) -> None:
     rules, stages, audit = told.get("rules"), told.get("stages"), told.get("audit")
     section.lead.extend(f"Rule {line}." for line in grid_beside.rule_lines(rules))
     section.lead.extend(f"Stages: {line}." for line in grid_beside.stage_lines(stages))
+    if larger := grid_beside.enlarged_line(told):
+        section.cautions.append(f"{common.capital(larger)}.")
     section.cautions.extend(f"Proxy: {line}." for line in grid_beside.audit_lines(audit))
     if rules:
         section.tables.append(grid_beside.rule_table(rules))

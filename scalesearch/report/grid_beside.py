@@ -137,3 +137,12 @@ def _list(values: Sequence[float]) -> str:
 def _mean(values: Sequence[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if there else None
+
+
+def enlarged_line(result: Mapping[str, Any]) -> str | None:
+    """What that means, for the terminal and the page; None where no image is enlarged."""
+    if not result.get("enlarged"):
+        return None
+    size = result["data"]["size"]
+    return (f"images of {size} px are enlarged for networks of {', '.join(map(str, result['enlarged']))} px, which adds no detail and so "
+            f"speaks against γ: store larger ones with data.size=, or scale a base of fewer px than {size}")

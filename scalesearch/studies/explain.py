@@ -119,7 +119,10 @@ def _of_run(folder: Path, pick: Sequence[str] | None) -> list[Named]:
     kept = kept_networks(folder)
     if not kept:
         raise ConfigError(f"run={folder}: keeps no trained weights; its trainings' checkpoints are gone, or it trained nothing")
-    known = {name_of(record): record for record in sorted(kept, key=order_of)}
+    known: dict[str, Record] = {}
+    for record in sorted(kept, key=order_of):
+        name = name_of(record)
+        known[f"{name} {record.id[:6]}" if name in known else name] = record
     if pick is not None:
         by_id = {record.id: name for name, record in known.items()}
         names = [by_id.get(name, name) for name in pick]

@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 from scalesearch.analysis import compare_with_best
 from scalesearch.config import conf_folder, format_count, read_yaml, to_mapping
-from scalesearch.errors import ConfigError, unknown
-from scalesearch.records import open_run, run_name
+from scalesearch.errors import ConfigError, RunError, ScalesearchError, unknown
+from scalesearch.records import FREE, open_run, run_name
 from scalesearch.screen import Screen
 from scalesearch.studies import export, grid, nas, parts, scale, train
 
+# What may change in a run that is continued, as no finished step depends on it.
+LATER = ("phi", "formats", "proxy", "step")
 # What the coefficients are shown on where no images are named.
 STAND_IN = {"name": "digits"}
 PREDICTED_TARGET = 400_000_000
@@ -60,8 +62,8 @@ def run(settings: FamilySettings, screen: Screen) -> dict[str, Any]:
     """Baseline, coefficients, members, their training, their files, one page."""
     config = to_mapping(settings)
     folder = parts.run_folder(settings.results, settings.name, run_name("family", config))
-    check(settings, folder)
-    open_run(folder, "family", config)
+    check(settings, folder, screen)
+    open_run(folder, "family", config, free=(*FREE, *LATER))
     steps = iter(_steps(settings))
     screen.status(next(steps))
     baseline = nas.run(_nas(settings, folder), screen)
@@ -80,7 +82,7 @@ def run(settings: FamilySettings, screen: Screen) -> dict[str, Any]:
     return result
 
 
-def check(settings: FamilySettings, folder: Path) -> None:
+def check(settings: FamilySettings, folder: Path, screen: Screen) -> None:
     """What is wrong with a later step ends here, before the first one runs."""
     from scalesearch.networks.export import check_formats
 
@@ -89,9 +91,11 @@ def check(settings: FamilySettings, folder: Path) -> None:
     check_formats(settings.formats, trained=settings.data is not None)
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds) or min(settings.seeds) < 0:
         raise ConfigError(f"seeds={list(settings.seeds)}: name different whole numbers from 0, such as seeds=0,1,2")
-    nas.make_plan(_nas(settings, folder))
-    if settings.data is None:  # otherwise the base is what the search finds on the images
+    nas.make_plan(_nas(settings, folder), screen)  # decodes images, with a bar
+    if settings.data is None:
         grid.make_plan(replace(_grid(settings, folder), base="efficientnet_b0"))
+    else:  # the base is what the search will find
+        grid.check_settings(_grid(settings, folder))
 
 
 def _steps(settings: FamilySettings) -> list[str]:
@@ -144,9 +148,10 @@ def _scale(settings: FamilySettings, folder: Path) -> scale.ScaleSettings:
 
 def _train(settings: FamilySettings, folder: Path, member: Mapping[str, Any]) -> train.TrainSettings:
     assert settings.data is not None
-    return train.TrainSettings(architecture=str(member_file(folder, member)), resolution=int(member["resolution"]), seeds=settings.seeds,
-                               workers=settings.workers, name=str(member["architecture"]["name"]), results=folder / "trained",
-                               report=False, data=settings.data, recipe=final_recipe(settings), executor=settings.executor)
+    name = f"{member['architecture']['name']}-{member['id'][:6]}"  # a longer search may find another network for this φ
+    return train.TrainSettings(architecture=str(member_file(folder, member)), seeds=settings.seeds, workers=settings.workers, name=name,
+                               results=folder / "trained", report=False, data=settings.data, recipe=final_recipe(settings),
+                               executor=settings.executor)
 
 
 def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
@@ -154,18 +159,27 @@ def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
     return folder / "family" / f"{member['architecture']['name']}.yaml"
 
 
-TAKEN = ("accuracy", "accuracy_interval", "accuracies", "test_accuracy", "test_accuracy_interval", "test_images", "seconds", "weights")
+TAKEN = ("seeds", "accuracy", "accuracy_interval", "accuracies", "test_accuracy", "test_accuracy_interval", "test_images", "seconds",
+         "weights")
 
 
 def _train_members(result: dict[str, Any], settings: FamilySettings, folder: Path, screen: Screen) -> None:
     """Every member at every seed; accuracies go into its row, with what the seeds cannot tell from the best."""
     for member in result["members"]:
         screen.status(f"φ={member['phi']:g}: {member['architecture']['name']}, {format_count(member['macs'])} multiply-adds")
-        trained = train.run(_train(settings, folder, member), screen)
+        try:
+            trained = train.run(_train(settings, folder, member), screen)
+        except ScalesearchError as error:  # one that does not fit into memory, say: the others are worth having
+            screen.status(f"φ={member['phi']:g}: not trained, {error}")
+            member.update(seeds=[], accuracies=[], failures=[str(error)])
+            continue
         member.update({key: trained[key] for key in TAKEN}, run=trained["run"], failures=trained["failures"])
-    compared = compare_with_best({m["id"]: m["accuracies"] for m in result["members"]})
+    if not any(m["seeds"] for m in result["members"]):
+        raise RunError(f"{folder}: no member was trained: {result['members'][0]['failures'][0]}")
+    rows = {m["id"]: dict(zip(m["seeds"], m["accuracies"], strict=True)) for m in result["members"]}  # a failed seed is a hole
+    compared = compare_with_best({id: [row.get(seed) for seed in settings.seeds] for id, row in rows.items()})
     for member in result["members"]:
-        member["tied"] = compared[member["id"]].tied if len(settings.seeds) > 1 else None
+        member["tied"] = compared[member["id"]].tied if len(settings.seeds) > 1 and member["seeds"] else None
     result["compared"] = compared.method
 
 
@@ -208,8 +222,9 @@ def show(result: dict[str, Any], screen: Screen) -> None:
 
 def _trained_row(member: Mapping[str, Any]) -> list[str]:
     return [f"{member['phi']:g}", member["architecture"]["name"], format_count(member["macs"]),
-            *(f"{parts.percent(member[key], 2)} {_interval(member[f'{key}_interval'])}".strip() for key in ("accuracy", "test_accuracy")),
-            "tied with the best" if member["tied"] else ""]
+            *(f"{parts.percent(member.get(key), 2)} {_interval(member.get(f'{key}_interval'))}".strip()
+              for key in ("accuracy", "test_accuracy")),
+            f"failed: {member['failures'][0]}" if member["failures"] else "tied with the best" if member["tied"] else ""]
 
 
 def _interval(interval: Any) -> str:
@@ -228,5 +243,4 @@ def shows_and_does_not(result: dict[str, Any]) -> str:
         grows = f"On the network itself φ=1 costs {first['cost_ratio']:.2f} times as much, not 2: it rounds differently. "
     return (f"The coefficients come from a stand-in of {base['macs']:,} multiply-adds trained on {data['name']} "
             f"({data['images']:,} images): they demonstrate the procedure. "
-            f"{grows}For coefficients to rely on, "
-            "run grid on your own images at the size at which you will use the network.")
+            f"{grows}For coefficients to rely on, run grid at the size at which you will use the network.")

@@ -21,7 +21,7 @@ from typing import Any
 from scalesearch.architecture import Architecture
 from scalesearch.bench import OnRecord
 from scalesearch.config import to_mapping
-from scalesearch.errors import BudgetError, RunError
+from scalesearch.errors import BudgetError
 from scalesearch.executors import Executor, load_executor
 from scalesearch.objective import AccuracyReward
 from scalesearch.racing import next_round
@@ -32,12 +32,12 @@ from scalesearch.search import evaluate_networks
 from scalesearch.spaces.compound import ScaledNetwork
 from scalesearch.studies import parts
 from scalesearch.studies.grid_plan import STEPS, Plan, Rung, audit_seeds, bill, make_plan, say_plan, stage_points
-from scalesearch.studies.grid_settings import FEWEST_NETWORKS, SCREENED, GridSettings
+from scalesearch.studies.grid_settings import FEWEST_NETWORKS, SCREENED, GridSettings, check_settings
 from scalesearch.studies.grid_show import show
 from scalesearch.studies.grid_summary import Look, Race, accuracies_of, summarise
 from scalesearch.studies.non_uniform import fit_stage_depths
 
-__all__ = ["FEWEST_NETWORKS", "STEPS", "GridSettings", "best_coefficients", "make_plan", "run", "show"]
+__all__ = ["FEWEST_NETWORKS", "STEPS", "GridSettings", "check_settings", "make_plan", "run", "show"]
 
 
 def run(settings: GridSettings, screen: Screen) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Study:
             if len(rounds) == 1:
                 break
             decision = next_round(accuracies, round=number, rounds=len(rounds), most=settings.contenders, confidence=settings.confidence,
-                                  test_fraction=settings.test_fraction)
+                                  test_fraction=settings.test_fraction, running=pursued)
             looks.append(Look(number, seeds, tuple(pursued), decision.stopped, decision.pursued))
             pursued = decision.pursued
         return Race(rung.phi, {id: tuple(row) for id, row in accuracies.items()}, tuple(looks), len(settings.seeds))
@@ -166,15 +166,6 @@ class Study:
 
     def accuracies(self, ids: Sequence[str], seeds: Sequence[int]) -> dict[str, list[float | None]]:
         return accuracies_of(self.records.read(), self.plan.evaluator, ids, seeds)
-
-
-def best_coefficients(folder: Path) -> tuple[float, float, float]:
-    """(α, β, γ) that a finished grid run found, for scaling its base further."""
-    result = parts.read_result(folder)
-    if "best" not in result or "representative" not in result["best"]:
-        raise RunError(f"coefficients={folder}: not a run of `grid`")
-    alpha, beta, gamma = result["best"]["representative"]
-    return alpha, beta, gamma
 
 
 def _write(result: dict[str, Any], folder: Path, plan: Plan, records: Sequence[Record], settings: GridSettings) -> None:

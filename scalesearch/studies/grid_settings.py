@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from scalesearch.config import convert
 from scalesearch.errors import ConfigError
-from scalesearch.scaling import RULES, ScalingRule, load_rule
+from scalesearch.scaling import RULES, ScalingRule, load_proxy, load_rule
 
 FEWEST_NETWORKS = 8
 # The other constraint is there for comparison; fewer networks span it.
@@ -87,6 +88,10 @@ def check_settings(settings: GridSettings) -> None:
         raise ConfigError(f"confidence={settings.confidence:g}: it lies between 0 and 1, such as confidence=0.95")
     if not 0 < settings.tolerance < 1 or not 0 < settings.nominal_tolerance < 1:
         raise ConfigError(f"tolerance={settings.tolerance:g} nominal_tolerance={settings.nominal_tolerance:g}: both lie between 0 and 1")
+    if settings.proxy != "auto":
+        load_proxy(settings.proxy)
+    if settings.step != "auto":
+        convert(settings.step, float, "step")
     if settings.contenders < 1:
         raise ConfigError(f"contenders={settings.contenders}: at least one network goes on to the next round; race=false trains all alike")
     if not settings.phis or len(set(settings.phis)) < len(settings.phis):

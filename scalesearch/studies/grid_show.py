@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scalesearch.report.grid_beside import audit_lines, rule_lines, stage_lines
+from scalesearch.report.grid_beside import audit_lines, enlarged_line, rule_lines, stage_lines
 from scalesearch.screen import Screen
 from scalesearch.studies import parts
 
@@ -24,7 +24,7 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         screen.print(f"tied      {tied_ranges(tied)}")
     for name, lines in (("surface", surface_lines(result)), ("slope", slope_lines(result)), ("race", race_lines(result)),
                         ("φ", phi_lines(result)), ("stages", stage_lines(result.get("stages"))), ("rules", rule_lines(result.get("rules"))),
-                        ("proxy", audit_lines(result.get("audit")))):
+                        ("proxy", audit_lines(result.get("audit"))), ("pixels", filter(None, [enlarged_line(result)]))):
         for number, line in enumerate(lines):
             screen.print(f"{name if number == 0 else '':<9} {line}")
     for constraint, row in result["choices"].items():
@@ -62,6 +62,8 @@ def surface_lines(result: Row) -> list[str]:
     if result.get("surface") is None:
         return ["none: fewer than four networks that differ in where their growth went have an accuracy"]
     surface = Surface.from_mapping(result["surface"])
+    if surface.flat:  # its top is anywhere
+        return [surface.verdict]
     said = []
     for top in surface.optima:
         at = f"at φ={top.phi:g} " if len(surface.optima) > 1 else ""

@@ -83,7 +83,7 @@ def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records
         raise RunError(f"{folder}: no training succeeded; the causes are in {folder}/records.jsonl")
     surface = fit(plan, settings, races, records)
     pooled = compare(accuracies, settings)
-    networks = [_row(n, plan.first, accuracies, comparison, pooled, first, surface, plan) for n in plan.networks]
+    networks = [_row(n, accuracies, comparison, pooled, first, surface, plan) for n in plan.networks]
     networks.sort(key=lambda row: (not row[settings.constraint], -(row["mean"] if row["mean"] is not None else -1.0)))
     best = next(row for row in networks if row["id"] == comparison.best)
     base = parts.network_summary(plan.base, [r for r in records if r.id == plan.base.id])
@@ -97,12 +97,20 @@ def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records
             "networks": networks, "best": best, "choices": choices(plan, settings, accuracies, networks), "method": comparison.method,
             "visible_difference": comparison.visible, "rule": to_mapping(ScalingRule(*best["representative"])),
             "surface": None if surface is None else to_mapping(surface), "race": race_mapping(first, comparison.confidence),
-            "slope": slope_of(surface),
+            "slope": slope_of(surface, [n.architecture.id for rung in plan.rungs for n in rung.networks]),
             "phis": None if len(races) == 1 else [
                 _phi(rung, race, standings[race.phi], surface, settings, plan) for rung, race in zip(plan.rungs, races, strict=True)],
             "stages": None, "rules": rules_of(plan, settings, races, standings, surface, records) or None, "audit": audited,
             "training_macs": sum(r.training_macs for r in records), "data": _data_summary(plan.evaluator),
+            "enlarged": enlarged(plan),
             "failures": len([r for r in records if not r.ok])}
+
+
+def enlarged(plan: Plan) -> list[int]:
+    """Resolutions of networks that see the images larger than they are stored, which adds no detail; none without images."""
+    data = _data_summary(plan.evaluator)
+    pixels = {n.architecture.resolution for rung in plan.rungs for n in rung.networks}
+    return [] if data is None else sorted(px for px in pixels if px > data["size"])
 
 
 def _others(plan: Plan, settings: GridSettings, records: Sequence[Record]) -> dict[str, list[float | None]]:
@@ -142,7 +150,7 @@ def choices(plan: Plan, settings: GridSettings, accuracies: Mapping[str, Sequenc
     return found
 
 
-def _row(network: ScaledNetwork, rung: Rung, accuracies: Mapping[str, Sequence[float | None]], comparison: Comparison, pooled: Comparison,
+def _row(network: ScaledNetwork, accuracies: Mapping[str, Sequence[float | None]], comparison: Comparison, pooled: Comparison,
          race: Race, surface: Surface | None, plan: Plan) -> dict[str, Any]:
     """One network of the answer. Those of the other constraint alone have an interval, from all networks
     together, but no standing: they do not compete."""
@@ -159,8 +167,7 @@ def _row(network: ScaledNetwork, rung: Rung, accuracies: Mapping[str, Sequence[f
             "corrected": None if correction is None or standing.mean is None else standing.mean + correction, "correction": correction,
             "shares": None if shares is None else [shares.depth, shares.width, shares.resolution],
             "difference": standing.difference if competes else None, "tied": standing.tied if competes else None,
-            "realised": identity in plan.realised or (competes and rung is not plan.first),
-            "nominal": identity in plan.nominal, "architecture": to_mapping(network.architecture)}
+            "realised": identity in plan.realised, "nominal": identity in plan.nominal, "architecture": to_mapping(network.architecture)}
 
 
 def triples_of(rung: Rung, settings: GridSettings) -> int:
@@ -185,7 +192,9 @@ def race_mapping(race: Race, confidence: float) -> dict[str, Any] | None:
 def _phi(rung: Rung, race: Race, comparison: Comparison, surface: Surface | None, settings: GridSettings, plan: Plan) -> dict[str, Any]:
     """A rung of several."""
     accuracies = race.full()
-    rows = [_row(n, rung, accuracies, comparison, comparison, race, surface, plan) for n in rung.networks]
+    rows = [_row(n, accuracies, comparison, comparison, race, surface, plan) for n in rung.networks]
+    if rung is not plan.first:  # trained for the run's own constraint alone
+        rows = [{**row, "realised": settings.constraint == "realised", "nominal": settings.constraint == "nominal"} for row in rows]
     rows.sort(key=lambda row: -(row["mean"] if row["mean"] is not None else -1.0))
     return {"phi": rung.phi, "step": rung.space.step, "triples": triples_of(rung, settings), "networks": rows,
             "best": next((row for row in rows if row["id"] == comparison.best), None), "tied": list(comparison.tied),
@@ -210,12 +219,15 @@ def fit(plan: Plan, settings: GridSettings, races: Sequence[Race], records: Sequ
     return fit_surface([*points.values(), base], settings.confidence, settings.test_fraction)
 
 
-def slope_of(surface: Surface | None) -> dict[str, Any] | None:
-    """What a doubling of the cost brings, by which accuracies are corrected to exactly the target; points are fractions."""
+def slope_of(surface: Surface | None, competing: Sequence[str]) -> dict[str, Any] | None:
+    """What a doubling of the cost brings, by which accuracies are corrected to exactly the target; points are fractions.
+
+    `largest` is the largest correction among the networks that compete.
+    """
     if surface is None:
         return None
     return {"points": surface.slope, "interval": list(surface.slope_interval),
-            "largest": max((abs(value) for value in surface.correction.values()), default=0.0)}
+            "largest": max((abs(surface.correction.get(id, 0.0)) for id in competing), default=0.0)}
 
 
 # ------------------------------------------------------------------ rules

@@ -9,11 +9,10 @@ from scalesearch.architecture import Architecture
 from scalesearch.errors import ConfigError
 from scalesearch.scaling import ScalingRule
 from scalesearch.studies import parts
+from scalesearch.studies.train import MEMORY_SHARE
 from scalesearch.training.memory import memory_of
 from scalesearch.training.recipe import Recipe
 
-# A training that would take more of the free memory than this does not fit.
-MEMORY_SHARE = 0.9
 SMALLEST_BATCH = 2
 
 

@@ -23,7 +23,7 @@ import scalesearch as ss
 from scalesearch import response_surface
 from scalesearch.cli import compose
 from scalesearch.config import from_mapping
-from scalesearch.errors import BudgetError, ConfigError, RunError
+from scalesearch.errors import BudgetError, ConfigError
 from scalesearch.report.grid_beside import audit_lines
 from scalesearch.screen import Screen
 from scalesearch.studies import grid, grid_audit, grid_plan, parts, scale
@@ -373,11 +373,6 @@ def test_the_audit_says_which_way_the_proxy_leans_and_by_how_much() -> None:
     assert [lean["favours"] for lean in none["lean"]] == [None] * 3
     assert "read α as a lower bound" in audit_lines(told_audit({"depth": 0.05, "width": 0.0, "resolution": 0.0}))[0]
     assert "no lean can be told" in audit_lines(none)[0] and "audit=true" in audit_lines(None)[0]
-
-
-def test_coefficients_of_another_command_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no finished run"):
-        grid.best_coefficients(tmp_path)
 
 
 def test_a_grid_on_digits_trains_every_network_on_every_fold(tmp_path: Path) -> None:
