@@ -76,6 +76,14 @@ def within(interval: Interval | None) -> str:
     return "(no interval)" if interval is None else f"[{percent(interval.low)}, {percent(interval.high)}]"
 
 
+def chance_notes(best: float | None, classes: int | None) -> list[str]:
+    """A caution where the best of a run is hardly better than guessing."""
+    if best is None or not classes or best >= 2 / classes:
+        return []
+    return [f"The best is right on {100 * best:.1f} % of the images, hardly above chance ({100 / classes:.1f} %): train longer "
+            "(recipe.epochs) before reading anything into this."]
+
+
 def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 

@@ -18,6 +18,8 @@ def family_section(run: Run) -> Section:
     name = (base.name or base.id) if base else "the base"
     caveat = run.result.get("caveat")
     section = Section(run, f"Scaled family: {run.name}", [lead(members, name), *([str(caveat)] if caveat else [])])
+    accuracies = [float(m["accuracy"]) for m in members if m.get("accuracy") is not None]
+    section.cautions.extend(common.chance_notes(max(accuracies, default=None), base.classes if base else None))
     if members:
         from scalesearch import figures
 

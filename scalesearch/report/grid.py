@@ -125,6 +125,7 @@ def cautions(run: Run, mine: Choice, base: Architecture | None) -> list[str]:
     if base is not None:
         said.append(belongs(run, base))
     best = mine.comparison.standings[0].mean if mine.comparison.best else None
+    said.extend(common.chance_notes(best, base.classes if base else None))
     if best is not None and best > SATURATED:
         said.append(f"The best network is right on {percent(best)} % of the images: the data is near saturation, "
                     "so it can show little about scaling.")

@@ -129,6 +129,8 @@ def cautions(result: Row) -> list[str]:
            if row["target"] is not None and abs(row["ratio"] / row["target"] - 1) > FAR]
     said = [f"Further than {FAR:.0%} from the cost asked for: {', '.join(far)}. " + (
         "The multipliers are literal." if result["factors"] else "Rounding leaves no nearer network of this kind.")] if far else []
+    means = [row["mean"] for base in result["bases"] for row in (base, *base["networks"]) if row.get("mean") is not None]
+    said.extend(common.chance_notes(max(means, default=None), (result.get("data") or {}).get("classes")))
     enlarged = sorted({row["pixels"] for row in rows if row["enlarged"]})
     if enlarged:
         said.append(f"Images of {result['data']['size']} px are enlarged to {', '.join(map(str, enlarged))} px, which adds no detail: "

@@ -45,7 +45,7 @@ def show_networks(rung: Row, result: Row, screen: Screen) -> None:
     own = rung["networks"] if rung is not result else [row for row in result["networks"] if row[result["constraint"]]]
     best = rung["best"]["id"] if rung["best"] else None
     target = 2.0 ** rung["phi"]
-    rows = [[" ".join(f"({a:.4g}, {b:.4g}, {c:.4g})" for a, b, c in row["coefficients"][:2])
+    rows = [[" ".join(f"({a:.4g}, {b:.4g}, {c:.4g})" for a, b, c in named_first(row)[:2])
              + (f" +{len(row['coefficients']) - 2}" if len(row["coefficients"]) > 2 else ""),
              f"{row['macs']:,}", f"{row['cost_ratio']:.3f}×", row["resolution"], sum(a is not None for a in row["accuracies"]),
              parts.percent(row["mean"], 2), corrected(row), interval(row["interval"]),
@@ -53,6 +53,12 @@ def show_networks(rung: Row, result: Row, screen: Screen) -> None:
     how = f"with {result['solve']} solved" if result.get("solve") else f"under the {result['constraint']} constraint"
     screen.table(["(α, β, γ)", "multiply-adds", "cost", "px", "n", "accuracy", f"at {target:.3g}×", f"{result['confidence']:.0%} interval",
                   ""], rows, title=f"{len(rows)} distinct networks {how}, φ={rung['phi']:g}")
+
+
+def named_first(row: Row) -> list[Sequence[float]]:
+    """Every triple that builds a network, the one that it goes by first."""
+    named = row["representative"]
+    return [named, *(triple for triple in row["coefficients"] if list(triple) != list(named))]
 
 
 def surface_lines(result: Row) -> list[str]:

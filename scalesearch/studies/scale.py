@@ -108,6 +108,10 @@ def phis(settings: ScaleSettings, rule: ScalingRule, base: Architecture) -> list
     targets = settings.targets or settings.target_flops
     if targets is None:
         return parse_range(settings.phi, "phi")
+    given = {"targets": settings.targets, "target_flops": settings.target_flops, "phi": None if settings.phi == "1" else settings.phi}
+    both = [f"{key}={value}" for key, value in given.items() if value is not None]
+    if len(both) > 1:
+        raise ConfigError(f"{' and '.join(both)}: φ is solved for a budget; write one of them")
     name = "targets" if settings.targets else "target_flops"
     budgets = [parse_count(part, name) for part in targets.strip("[]()").split(",") if part.strip()]
     if not budgets or min(budgets) <= 0:
@@ -125,7 +129,7 @@ def parse_range(text: str, name: str) -> list[float]:
         first, _, last = text.partition("..")
         low, high = convert(first, float, name), convert(last, float, name)
         if high < low or high - low > 100:
-            raise ConfigError(f"{name}={text}: a range goes from low to high, such as {name}=0..7")
+            raise ConfigError(f"{name}={text}: a range goes from low to high, by a hundred at most, such as {name}=0..7")
         return [low + step for step in range(int(math.floor(high - low + 1e-9)) + 1)]
     values = list(convert(text, tuple[float, ...], name))
     if not values:

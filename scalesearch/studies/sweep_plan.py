@@ -22,6 +22,7 @@ from scalesearch.scaling import RULES, Proxy, ScalingRule, load_proxy, load_rule
 from scalesearch.studies import parts
 from scalesearch.studies.equal_cost import scale_to_cost
 from scalesearch.studies.published_scaling import published_rows, rounding_of, with_rounding
+from scalesearch.studies.train import check_memory
 
 # Axes that move one dimension; every other one is compared with the best of these.
 SINGLE = ("depth", "width", "resolution")
@@ -120,7 +121,10 @@ def make_plan(settings: SweepSettings, evaluator: Any) -> SweepPlan:
     """Every base and its scaled networks; ConfigError for settings that make no sense together."""
     check(settings)
     bases = tuple(plan_base(name, settings, evaluator) for name in settings.base)
-    return SweepPlan(bases, evaluator, 0 if evaluator is None else parts.worker_count(settings.workers, evaluator))
+    plan = SweepPlan(bases, evaluator, 0 if evaluator is None else parts.worker_count(settings.workers, evaluator))
+    if getattr(evaluator, "recipe", None) is not None and plan.networks:
+        check_memory(max(plan.networks, key=lambda network: cost_of(network).activations), evaluator, max(1, plan.workers))
+    return plan
 
 
 def check(settings: SweepSettings) -> None:
