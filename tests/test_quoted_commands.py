@@ -39,7 +39,7 @@ TYPED = [
     ("sweep axis=depth factors=1,2,3,4,6,8", {"axis": ("depth",), "factors": "1,2,3,4,6,8"}),
     ("sweep base=mobilenet_v1,resnet50 bases=1x1,2x1.3", {"base": ("mobilenet_v1", "resnet50"), "bases": ("1x1", "2x1.3")}),
     ("sweep experiment=table3 factors=null ratios=4", {"published": "table3", "factors": None, "ratios": (4.0,)}),
-    ("sweep experiment=imagenette data=parquet data.root=../shared/data/imagenette", {"ratios": (4.0,), "proxy": "0.5x0.5"}),
+    ("sweep experiment=imagenette data=parquet data.root=../shared/data/imagenette", {"ratios": (4.0,), "proxy": "0.3x0.5"}),
     ("cost architecture=efficientnet_b0", {"architecture": "efficientnet_b0"}),
     ("cost architecture=path/to/file.yaml", {"architecture": "path/to/file.yaml"}),
     ("cost architecture=timm:resnet50", {"architecture": "timm:resnet50"}),

@@ -31,10 +31,9 @@ def run(settings: ExportSettings, screen: Screen) -> dict[str, Any]:
         raise ConfigError(f"weights=, architecture=: {given} of them given; write weights=RUN (or a file, or timm:NAME), or "
                           "architecture=NAME for the formats that need no weights")
     from scalesearch.networks.export import check_formats, export_model
-
-    check_formats(settings.formats)
     from scalesearch.studies.kept import load_weights_of
 
+    check_formats(settings.formats)
     model = load_weights_of(settings.weights) if settings.weights else load_architecture(str(settings.architecture))
     folder = settings.output or default_folder(settings.weights, model.name)
     screen.status(f"export    {settings.weights or settings.architecture} to {folder}")
