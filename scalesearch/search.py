@@ -121,16 +121,16 @@ def run_search(space: Space, evaluator: Evaluator, sampler: Sampler, objective: 
 def evaluate_networks(architectures: Sequence[Architecture], evaluator: Evaluator, objective: Objective, *, records: RecordFile,
                       origin: str = "listed", values: Sequence[Mapping[str, Any]] | None = None, seeds: Sequence[int] = (0,),
                       executor: Executor | Mapping[str, Any] | str | None = None, workers: int = 1, folder: Path | None = None,
-                      on_record: OnRecord | None = None, measure: Measure | None = None) -> list[Record]:
+                      on_record: OnRecord | None = None, measure: Measure | None = None, until: int = -1) -> list[Record]:
     """Evaluate these networks at every seed and rung, on the same path as a search; those on record are not done again.
 
-    `values` are what each decodes from, in its space. Returns the records of the last rung, of the
-    first network, of the second, and so on; a failed evaluation is a record with its cause, and a
-    network that failed at a rung has that record.
+    `values` are what each decodes from, in its space; `until` is the rung at which all pause, the
+    last without it. Returns the records of that rung, of the first network, of the second, and so on;
+    a failed evaluation is a record with its cause, and a network that failed at a rung has that record.
     """
     given = [{} for _ in architectures] if values is None else values
     networks = [Candidate.of(a, origin, v) for a, v in zip(architectures, given, strict=True)]
-    rungs = len(rungs_of(evaluator))
+    rungs = range(len(rungs_of(evaluator)))[until] + 1
     bench = Bench(evaluator, objective, records, seeds, (origin,), executor, workers, folder, on_record,
                   len({network.id for network in networks}) * len(seeds) * rungs, measure)
     for network in networks:

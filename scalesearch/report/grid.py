@@ -207,10 +207,12 @@ def factors(values: Sequence[float]) -> str:
 
 
 def state(network: Trained, mine: Choice) -> str:
-    """best, tied, worse or failed; empty for a network of the other constraint."""
+    """best, tied, worse, stopped at a pause or failed; empty for a network of the other constraint."""
     standing = next((s for s in mine.comparison.standings if s.id == network.id), None)
     if standing is None:
         return ""
+    if network.stopped is not None:
+        return f"stopped after {plural(network.stopped, 'epoch')}"
     if standing.n == 0:
         return "failed"
     return "best" if standing.id == mine.comparison.best else "tied" if standing.tied else "worse"

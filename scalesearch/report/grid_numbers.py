@@ -32,6 +32,7 @@ class Trained:
     architecture: Architecture | None
     told: tuple[float, Interval | None] | None = None  # mean and interval as the study says
     tied: bool | None = None  # as the study says, where a race has decided
+    stopped: int | None = None  # epochs after which it was behind and went no further
 
     @property
     def label(self) -> str:
@@ -59,12 +60,14 @@ def trained_networks(run: Run) -> list[Trained]:
     base = base_of(run)
     base_macs = cost_of(base).macs if base else None
     seeds = sorted({r.seed for n in run.candidates for r in n.records})
+    last = max((r.rung for n in run.networks for r in n.records), default=0)  # what paused before it has no accuracy yet
     found = []
     for n in run.candidates:
         coefficients = triples_of(n.values)
         ratio = n.macs / base_macs if base_macs else None
+        whole = replace(n, records=tuple(r for r in n.records if r.rung == last))
         found.append(Trained(n.id, n.macs, ratio, coefficients, coefficients[0] if coefficients else None,
-                             tuple(common.by_seed(n, seeds)), constraints(run, {}, coefficients, ratio),
+                             tuple(common.by_seed(whole, seeds)), constraints(run, {}, coefficients, ratio),
                              architecture_of(n.architecture)))
     return found
 
@@ -77,8 +80,9 @@ def from_result(row: Mapping[str, Any], run: Run) -> Trained:
     representative = (float(named[0]), float(named[1]), float(named[2])) if named else coefficients[0] if coefficients else None
     ratio, mean_told, interval = row.get("cost_ratio"), row.get("mean"), row.get("interval")
     told = (float(mean_told), Interval(*interval) if interval else None) if mean_told is not None else None
+    stopped = row.get("stopped") or {}
     return Trained(str(row["id"]), int(row["macs"]), ratio, coefficients, representative, tuple(row.get("accuracies") or ()),
-                   constraints(run, row, coefficients, ratio), architecture, told, row.get("tied"))
+                   constraints(run, row, coefficients, ratio), architecture, told, row.get("tied"), stopped.get("epochs"))
 
 
 def constraints(run: Run, row: Mapping[str, Any], coefficients: Sequence[Triple], ratio: float | None) -> frozenset[str]:

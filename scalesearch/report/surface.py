@@ -33,7 +33,7 @@ def add_surface(section: Section) -> None:
         section.lead.append(NO_SURFACE)
     else:
         add_fitted(section, told)
-    races = [row for row in rungs(told) if row.get("race")]
+    races = [row for row in levels(told) if row.get("race")]
     section.lead.extend(race_line(row["race"], row["phi"] if len(races) > 1 else None) for row in races)
     section.pictures.extend(race_picture(row, len(races) > 1) for row in races)
     section.appendix.extend(race_table(row, len(races) > 1) for row in races)
@@ -53,7 +53,7 @@ def add_fitted(section: Section, told: Told) -> None:
     section.appendix.append(cell_table(surface))
 
 
-def rungs(told: Told) -> Sequence[Told]:
+def levels(told: Told) -> Sequence[Told]:
     """A row for each φ with its networks, best and race; with one φ the result itself is that row."""
     return told.get("phis") or [told]
 
@@ -109,10 +109,18 @@ def race_line(race: Told, phi: float | None) -> str:
     at = f" at φ = {phi:g}" if phi is not None else ""
     idle = sorted({id for look in race["looks"] for id, fate in look["stopped"].items() if fate == "not pursued"} - set(race["behind"]))
     behind = len(race["behind"])
-    return (f"Seeds were raced{at}: {race['trainings']:,} trainings in {plural(rounds, 'round')} where all networks alike would have taken "
-            f"{race['without']:,} ({100 * saved / max(race['without'], 1):.0f} % fewer). {plural(behind, 'network')} "
+    fewer = 100 * saved / max(race["without"], 1)
+    return (f"{pause_words(race)}Seeds were raced{at}: {race['trainings']:,} trainings in {plural(rounds, 'round')} where all networks "
+            f"alike would have taken {race['without']:,} ({fewer:.0f} % fewer). {plural(behind, 'network')} "
             f"{'is' if behind == 1 else 'are'} significantly behind; {len(idle):,} {'was' if len(idle) == 1 else 'were'} not pursued, "
             f"which says nothing against {'it' if len(idle) == 1 else 'them'}.")
+
+
+def pause_words(race: Told) -> str:
+    """Who stopped at a pause, and what that does not show."""
+    return "".join(
+        f"{plural(len(pause['stopped']), 'network')} stopped after {plural(pause['epochs'], 'epoch')}, clearly behind there; that is no "
+        "proof for the whole schedule, and the surface is without them. " for pause in race.get("pauses") or () if pause["stopped"])
 
 
 # ------------------------------------------------------------------ tables
@@ -143,11 +151,11 @@ def optimum_table(surface: Surface) -> Table:
 def corrected_table(surface: Surface, told: Told) -> Table:
     """Every network of the surface: what it costs beyond its target, and its mean without that."""
     rows = []
-    for rung in rungs(told):
-        for row in rung["networks"]:
+    for level in levels(told):
+        for row in level["networks"]:
             if row["id"] in surface.correction and row.get("mean") is not None:
                 correction = surface.correction[row["id"]]
-                rows.append((rung["phi"], row["id"], triple(row["representative"]), *(row.get("shares") or (None,) * 3), row["cost_ratio"],
+                rows.append((level["phi"], row["id"], triple(row["representative"]), *(row.get("shares") or (None,) * 3), row["cost_ratio"],
                              row["mean"], correction, row["mean"] + correction))
     share = plain(2)
     columns = (Column("phi", "φ", lambda value: f"{value:g}"), Column("id", "network", number=False),
@@ -173,27 +181,30 @@ def cell_table(surface: Surface) -> Table:
                  note="Shares of the growth in twentieths, by how often a surface that fits has its top there.")
 
 
-def race_table(rung: Told, several: bool) -> Table:
-    race = rung["race"]
+def race_table(level: Told, several: bool) -> Table:
+    race = level["race"]
     rows = []
-    for row in rung["networks"]:
+    for row in level["networks"]:
         ran = [look for look in race["looks"] if row["id"] in look["ran"]]
-        if ran:
+        if row.get("stopped"):
+            rows.append((row["id"], triple(row["representative"]), 0, 0, None, f"behind after {plural(row['stopped']['epochs'], 'epoch')} "
+                         f"({percent(row['stopped']['mean'])} %): stopped"))
+        elif ran:
             rows.append((row["id"], triple(row["representative"]), len(ran), sum(len(look["seeds"]) for look in ran), row["mean"],
-                         FATES[fate_of(row["id"], rung)]))
+                         FATES[fate_of(row["id"], level)]))
     columns = (Column("id", "network", number=False), Column("coefficients", "α, β, γ", number=False), Column("rounds", "rounds"),
                Column("trainings", "trainings"), Column("mean", "mean accuracy (%)", percent), Column("fate", "how it ended", number=False))
-    suffix, title = (f"_phi{rung['phi']:g}", f" at φ = {rung['phi']:g}") if several else ("", "")
+    suffix, title = (f"_phi{level['phi']:g}", f" at φ = {level['phi']:g}") if several else ("", "")
     return Table(f"race{suffix}", f"The race{title}", columns, tuple(rows), shown=30)
 
 
-def fate_of(id: str, rung: Told) -> str:
+def fate_of(id: str, level: Told) -> str:
     """best, behind, not pursued or finished, as the last look that mentions the network says."""
-    if rung.get("best") and rung["best"]["id"] == id:
+    if level.get("best") and level["best"]["id"] == id:
         return "best"
-    if id in rung["race"]["behind"]:
+    if id in level["race"]["behind"]:
         return "behind"
-    said = [look["stopped"][id] for look in rung["race"]["looks"] if id in look["stopped"]]
+    said = [look["stopped"][id] for look in level["race"]["looks"] if id in look["stopped"]]
     return said[-1] if said else "finished"
 
 
@@ -203,7 +214,7 @@ def fate_of(id: str, rung: Told) -> str:
 def triangle_picture(surface: Surface, told: Told) -> Picture:
     from scalesearch import scaling_figures
 
-    rows = {rung["phi"]: rung for rung in rungs(told)}
+    rows = {level["phi"]: level for level in levels(told)}
     several = len(surface.optima) > 1
     triangles = [scaling_figures.Triangle(o, places(rows[o.phi], surface) if o.phi in rows else (), surface.flat,
                                           f"φ = {o.phi:g}" if several else "") for o in surface.optima]
@@ -215,32 +226,32 @@ def triangle_picture(surface: Surface, told: Told) -> Picture:
                    "network was trained near.")
 
 
-def places(rung: Told, surface: Surface) -> list[Any]:
+def places(level: Told, surface: Surface) -> list[Any]:
     """The networks of a φ that the surface was fitted to."""
     from scalesearch.scaling_figures import Place
 
     found = []
-    for row in rung["networks"]:
+    for row in level["networks"]:
         if row["id"] in surface.corrected and row.get("shares"):
             depth, width, resolution = row["shares"]
-            best = bool(rung.get("best")) and rung["best"]["id"] == row["id"]
+            best = bool(level.get("best")) and level["best"]["id"] == row["id"]
             found.append(Place(row["id"], (depth, width, resolution), surface.corrected[row["id"]], bool(row["tied"]), best,
                                row["tied"] is not None))
     return found
 
 
-def race_picture(rung: Told, several: bool) -> Picture:
+def race_picture(level: Told, several: bool) -> Picture:
     from scalesearch import scaling_figures
 
-    looks = rung["race"]["looks"]
+    looks = level["race"]["looks"]
     at = [seed for look in looks for seed in look["seeds"]]
     racers, ends = [], [sum(len(look["seeds"]) for look in looks[:k]) for k in range(1, len(looks) + 1)]
-    for row in rung["networks"]:
+    for row in level["networks"]:
         ran = sum(row["id"] in look["ran"] for look in looks)
         if ran:
             values = [row["accuracies"][seed] if seed < len(row["accuracies"]) else None for seed in at]
-            racers.append(scaling_figures.Racer(row["id"], [_mean(values[:end]) for end in ends[:ran]], fate_of(row["id"], rung)))
-    suffix = f"_phi{rung['phi']:g}" if several else ""
+            racers.append(scaling_figures.Racer(row["id"], [_mean(values[:end]) for end in ends[:ran]], fate_of(row["id"], level)))
+    suffix = f"_phi{level['phi']:g}" if several else ""
     return Picture(f"race{suffix}", scaling_figures.race_lines(racers, ends),
                    "Mean accuracy of each network after each round that it ran. Who is significantly behind stops; of the rest the best go "
                    "on, and nothing is said against the others.")

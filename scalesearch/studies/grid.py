@@ -22,19 +22,21 @@ from scalesearch.architecture import Architecture
 from scalesearch.bench import OnRecord
 from scalesearch.config import to_mapping
 from scalesearch.errors import BudgetError
+from scalesearch.evaluators import rungs_of
 from scalesearch.executors import Executor, load_executor
 from scalesearch.objective import AccuracyReward
 from scalesearch.racing import next_round
 from scalesearch.records import Record, RecordFile, open_run, run_name, write_atomic
+from scalesearch.report.runs import mean
 from scalesearch.scaling import ScalingRule
 from scalesearch.screen import Screen
 from scalesearch.search import evaluate_networks
 from scalesearch.spaces.compound import ScaledNetwork
 from scalesearch.studies import parts
-from scalesearch.studies.grid_plan import STEPS, Plan, Rung, audit_seeds, bill, make_plan, say_plan, stage_points
+from scalesearch.studies.grid_plan import STEPS, Level, Plan, audit_seeds, bill, make_plan, pauses_of, say_plan, stage_points
 from scalesearch.studies.grid_settings import FEWEST_NETWORKS, SCREENED, GridSettings, check_settings
 from scalesearch.studies.grid_show import show
-from scalesearch.studies.grid_summary import Look, Race, accuracies_of, summarise
+from scalesearch.studies.grid_summary import Look, Pause, Race, accuracies_of, summarise
 from scalesearch.studies.non_uniform import fit_stage_depths
 
 __all__ = ["FEWEST_NETWORKS", "STEPS", "GridSettings", "check_settings", "make_plan", "run", "show"]
@@ -51,7 +53,7 @@ def run(settings: GridSettings, screen: Screen) -> dict[str, Any]:
     with RecordFile(folder / "records.jsonl") as records, training(plan, settings, records, screen) as (executor, on_record):
         study = Study(plan, settings, records, executor, folder, on_record)
         study.base()
-        races = [study.race(rung) for rung in plan.rungs]
+        races = [study.race(level) for level in plan.levels]
         study.screen_others()
         study.rules()
         study.audit()
@@ -69,7 +71,7 @@ def run(settings: GridSettings, screen: Screen) -> dict[str, Any]:
 def training(plan: Plan, settings: GridSettings, records: RecordFile, screen: Screen) -> Iterator[tuple[Executor, OnRecord]]:
     """The workers, and a bar that counts everything on record."""
     with closing(load_executor(settings.executor, plan.workers, plan.evaluator.inline)) as executor, \
-            screen.progress(bill(plan, settings)[0], "grid") as progress:
+            screen.progress(bill(plan, settings).records, "grid") as progress:
 
         def on_record(record: Record, done: int, of: int) -> None:
             progress.set(len(records), f"latest {parts.percent(record.accuracy)}" if record.ok else record.failure)
@@ -92,12 +94,13 @@ class Study:
         """The network that is scaled, for what a doubling of the cost brings."""
         self.train([self.plan.base], "baseline", self.settings.seeds)
 
-    def race(self, rung: Rung) -> Race:
+    def race(self, level: Level) -> Race:
         """Every network of a φ at the first seeds, then those that may be the best at the next ones."""
         settings, rounds = self.settings, self.settings.rounds
-        by_id = {network.architecture.id: network for network in rung.networks}
-        pursued: Sequence[str] = list(by_id)
-        accuracies: dict[str, list[float | None]] = {id: [] for id in by_id}
+        by_id = {network.architecture.id: network for network in level.networks}
+        pauses = self.pauses(by_id)
+        pursued: Sequence[str] = pauses[-1].goes_on if pauses else list(by_id)
+        accuracies: dict[str, list[float | None]] = {id: [] for id in pursued}
         looks: list[Look] = []
         for number, seeds in enumerate(rounds, start=1):
             if not pursued:
@@ -107,11 +110,27 @@ class Study:
                 accuracies[id] += row
             if len(rounds) == 1:
                 break
-            decision = next_round(accuracies, round=number, rounds=len(rounds), most=settings.contenders, confidence=settings.confidence,
-                                  test_fraction=settings.test_fraction, running=pursued)
+            decision = next_round(accuracies, round=settings.rungs - 1 + number, rounds=settings.looks, most=settings.contenders,
+                                  confidence=settings.confidence, test_fraction=settings.test_fraction, running=pursued)
             looks.append(Look(number, seeds, tuple(pursued), decision.stopped, decision.pursued))
             pursued = decision.pursued
-        return Race(rung.phi, {id: tuple(row) for id, row in accuracies.items()}, tuple(looks), len(settings.seeds))
+        return Race(level.phi, {id: tuple(accuracies.get(id, ())) for id in by_id}, tuple(looks), len(settings.seeds), tuple(pauses))
+
+    def pauses(self, by_id: Mapping[str, ScaledNetwork]) -> list[Pause]:
+        """The first round's trainings up to each pause; who is clearly behind there stops, but for as many as the next round takes."""
+        settings, seeds, running = self.settings, self.settings.rounds[0], list(by_id)
+        pauses: list[Pause] = []
+        for rung in range(settings.rungs - 1):
+            self.train_scaled([by_id[id] for id in running], "enumerate", seeds, until=rung)
+            reached = self.accuracies(running, seeds, rung)
+            decision = next_round(reached, round=rung + 1, rounds=settings.looks, most=len(running), confidence=settings.confidence,
+                                  test_fraction=settings.test_fraction)
+            means = {id: mean(row) for id, row in reached.items()}
+            behind = sorted((id for id, fate in decision.stopped.items() if fate == "behind"), key=lambda id: -(means[id] or 0.0))
+            stopped = behind[max(0, settings.contenders - (len(running) - len(behind))):]
+            pauses.append(Pause(pauses_of(self.plan.evaluator)[rung], means, tuple(stopped)))
+            running = list(pauses[-1].goes_on)
+        return pauses
 
     def screen_others(self) -> None:
         """The other constraint's networks at the first seed, the best few at the first round's others."""
@@ -155,24 +174,27 @@ class Study:
     # -------------------------------------------------------------- helpers
 
     def train(self, networks: Sequence[Architecture], origin: str, seeds: Iterable[int], evaluator: Any = None,
-              values: Sequence[Mapping[str, Any]] | None = None) -> None:
+              values: Sequence[Mapping[str, Any]] | None = None, until: int = -1) -> None:
         if networks:
             evaluate_networks(networks, evaluator or self.plan.evaluator, AccuracyReward(), records=self.records, origin=origin,
-                              values=values, seeds=tuple(seeds), executor=self.executor, folder=self.folder, on_record=self.on_record)
+                              values=values, seeds=tuple(seeds), executor=self.executor, folder=self.folder, on_record=self.on_record,
+                              until=until)
 
-    def train_scaled(self, networks: Sequence[ScaledNetwork], origin: str, seeds: Iterable[int]) -> None:
+    def train_scaled(self, networks: Sequence[ScaledNetwork], origin: str, seeds: Iterable[int], until: int = -1) -> None:
         values = [dict(zip(("alpha", "beta", "gamma"), network.coefficients[0], strict=True)) for network in networks]
-        self.train([network.architecture for network in networks], origin, seeds, values=values)
+        self.train([network.architecture for network in networks], origin, seeds, values=values, until=until)
 
-    def accuracies(self, ids: Sequence[str], seeds: Sequence[int]) -> dict[str, list[float | None]]:
-        return accuracies_of(self.records.read(), self.plan.evaluator, ids, seeds)
+    def accuracies(self, ids: Sequence[str], seeds: Sequence[int], rung: int = -1) -> dict[str, list[float | None]]:
+        return accuracies_of(self.records.read(), self.plan.evaluator, ids, seeds, rung)
 
 
 def _write(result: dict[str, Any], folder: Path, plan: Plan, records: Sequence[Record], settings: GridSettings) -> None:
     from scalesearch.samplers.optuna_bridge import export_study
 
     ids = {network.architecture.id for network in plan.first.networks}
-    export_study([r for r in records if r.origin == "enumerate" and r.id in ids], plan.first.space, folder / "study.journal")
+    last = len(rungs_of(plan.evaluator)) - 1
+    whole = [r for r in records if r.origin == "enumerate" and r.id in ids and r.rung == last]
+    export_study(whole, plan.first.space, folder / "study.journal")
     best = Architecture.from_mapping(result["best"]["architecture"])
     write_atomic(folder / "best.yaml", f"# best network of {folder}\n{best.to_yaml()}")
     parts.write_json(folder / "result.json", result)

@@ -15,6 +15,7 @@ from scalesearch.architecture import Architecture, load_architecture
 from scalesearch.config import convert, format_count
 from scalesearch.cost import cost_of
 from scalesearch.errors import BudgetError, ConfigError, ScalesearchError
+from scalesearch.evaluators import rungs_of
 from scalesearch.response_surface import coordinates
 from scalesearch.scaling import PROXIES, RULES, load_proxy
 from scalesearch.screen import Screen
@@ -41,7 +42,7 @@ STEPS = (0.2, 0.1, 0.05, 0.025, 0.02, 0.01)
 
 
 @dataclass(frozen=True)
-class Rung:
+class Level:
     """The networks of one φ that satisfy the run's constraint."""
 
     phi: float
@@ -51,7 +52,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Beside:
-    """A named rule at the grid's cost; `phi` is the rung's, `scaled.phi` the rule's own."""
+    """A named rule at the grid's cost; `phi` is the level's, `scaled.phi` the rule's own."""
 
     rule: str
     phi: float
@@ -66,14 +67,14 @@ class Beside:
 class Plan:
     """Everything decided before the first training.
 
-    rungs    one for each φ, the first of which the other constraint and the stages belong to
-    others   networks of the other constraint that are not in the first rung
+    levels   one for each φ, the first of which the other constraint and the stages belong to
+    others   networks of the other constraint that are not in the first level
     long     the evaluator of the audit's longer schedule; None: no audit
     """
 
     base: Architecture
     proxy: str
-    rungs: tuple[Rung, ...]
+    levels: tuple[Level, ...]
     others: tuple[ScaledNetwork, ...]
     nominal: frozenset[str]
     realised: frozenset[str]
@@ -84,8 +85,8 @@ class Plan:
     workers: int
 
     @property
-    def first(self) -> Rung:
-        return self.rungs[0]
+    def first(self) -> Level:
+        return self.levels[0]
 
     @property
     def networks(self) -> tuple[ScaledNetwork, ...]:
@@ -98,17 +99,18 @@ def make_plan(settings: GridSettings, screen: Screen | None = None) -> Plan:
     check_settings(settings)
     whole = load_architecture(settings.base)
     check_pixels(whole)
-    evaluator = parts.load_evaluator(str(settings.evaluator["name"]), settings.evaluator, settings.data, settings.recipe, screen,
-                                     folds=settings.folds)
+    whole_training = parts.load_evaluator(str(settings.evaluator["name"]), settings.evaluator, settings.data, settings.recipe, screen,
+                                          folds=settings.folds)
+    evaluator = whole_training if settings.rungs == 1 else parts.pausing(whole_training, settings.rungs, settings.reduction)
     constraint, other = (("realised", "nominal") if settings.constraint == "realised" else ("nominal", "realised"))
     proxy, base, first = first_fitting(settings, whole, evaluator, constraint)
-    rungs = (first, *(rung_of(settings, base, constraint, phi) for phi in settings.phis[1:]))
-    beside = rung_of(settings, base, other, settings.phis[0]).networks if settings.compare else ()
+    levels = (first, *(level_of(settings, base, constraint, phi) for phi in settings.phis[1:]))
+    beside = level_of(settings, base, other, settings.phis[0]).networks if settings.compare else ()
     own = {network.architecture.id for network in first.networks}
     ids = {constraint: frozenset(own), other: frozenset(network.architecture.id for network in beside)}
     rules = tuple(beside_of(settings, name, base, phi, evaluator) for phi in settings.phis for name in settings.rules)
-    long = longer(evaluator, settings) if settings.audit else None
-    plan = Plan(base, proxy, rungs, tuple(n for n in beside if n.architecture.id not in own), ids["nominal"], ids["realised"], rules,
+    long = longer(whole_training, settings) if settings.audit else None
+    plan = Plan(base, proxy, levels, tuple(n for n in beside if n.architecture.id not in own), ids["nominal"], ids["realised"], rules,
                 tuple(to_audit(settings, first)) if settings.audit else (), evaluator, long,
                 parts.worker_count(settings.workers, evaluator))
     check_memory(plan)
@@ -152,16 +154,16 @@ def check_memory(plan: Plan) -> None:
 
 def by_phi(plan: Plan) -> Iterator[tuple[float, list[Architecture]]]:
     """Every network that will be trained at a φ."""
-    for rung in plan.rungs:
-        rules = [rule.architecture for rule in plan.rules if rule.phi == rung.phi]
-        others = [n.architecture for n in plan.others] if rung is plan.first else []
-        yield rung.phi, [*(n.architecture for n in rung.networks), *rules, *others]
+    for level in plan.levels:
+        rules = [rule.architecture for rule in plan.rules if rule.phi == level.phi]
+        others = [n.architecture for n in plan.others] if level is plan.first else []
+        yield level.phi, [*(n.architecture for n in level.networks), *rules, *others]
 
 
 # ------------------------------------------------------------------ the networks
 
 
-def first_fitting(settings: GridSettings, whole: Architecture, evaluator: Any, constraint: Any) -> tuple[str, Architecture, Rung]:
+def first_fitting(settings: GridSettings, whole: Architecture, evaluator: Any, constraint: Any) -> tuple[str, Architecture, Level]:
     """The first proxy at which the grid has enough networks: how a stand-in rounds depends on the base."""
     proxies = choose_proxies(settings.proxy, whole, evaluator)
     for proxy in proxies:
@@ -170,7 +172,7 @@ def first_fitting(settings: GridSettings, whole: Architecture, evaluator: Any, c
         check_free(settings, base)
         evaluator.check(base)
         try:
-            return proxy, base, rung_of(settings, base, constraint, settings.phis[0])
+            return proxy, base, level_of(settings, base, constraint, settings.phis[0])
         except BudgetError:
             if proxy == proxies[-1]:
                 raise
@@ -194,7 +196,7 @@ def _classes(evaluator: Any, base: Architecture) -> int:
     return len(evaluator.dataset().classes) if getattr(evaluator, "data", None) is not None else base.classes
 
 
-def rung_of(settings: GridSettings, base: Architecture, constraint: Any, phi: float) -> Rung:
+def level_of(settings: GridSettings, base: Architecture, constraint: Any, phi: float) -> Level:
     """The networks of a φ under a constraint; `step=auto` takes the coarsest step that gives enough of them."""
     own = constraint == settings.constraint
     fewest = FEWEST_NETWORKS if own else FEWEST_BESIDE
@@ -206,7 +208,7 @@ def rung_of(settings: GridSettings, base: Architecture, constraint: Any, phi: fl
     networks = space.networks(constraint, tolerance_of(settings, constraint))
     if own and len(networks) < FEWEST_NETWORKS:
         raise BudgetError(_too_few(settings, space, networks, constraint))
-    return Rung(phi, space, spread(networks, base, settings.networks if own or settings.networks is None else FEWEST_BESIDE))
+    return Level(phi, space, spread(networks, base, settings.networks if own or settings.networks is None else FEWEST_BESIDE))
 
 
 def spread(networks: Sequence[ScaledNetwork], base: Architecture, most: int | None) -> tuple[ScaledNetwork, ...]:
@@ -252,7 +254,7 @@ def beside_of(settings: GridSettings, name: str, base: Architecture, phi: float,
     return Beside(name if name in RULES else Path(name).resolve().name, phi, scaled)
 
 
-def to_audit(settings: GridSettings, first: Rung) -> Sequence[Listed]:
+def to_audit(settings: GridSettings, first: Level) -> Sequence[Listed]:
     """Growth in one, two and three dimensions, where the grid has it already from the grid."""
     finer = CompoundSpace(first.space.baseline, min(AUDIT_STEP, first.space.step), settings.alpha, settings.beta, settings.gamma, first.phi)
     return audited_networks(first.space.baseline, [*first.networks, *finer.networks("realised", settings.tolerance)])
@@ -277,43 +279,62 @@ def say_plan(plan: Plan, settings: GridSettings, screen: Screen) -> None:
     """What is about to be trained and what it costs, before it starts."""
     stand_in = "" if plan.proxy == "none" else f" (proxy={plan.proxy}: {plan.base.resolution} px, the stand-in for {settings.base})"
     screen.status(f"base      {plan.base.name}: {cost_of(plan.base).macs:,} multiply-adds{stand_in}")
-    for rung in plan.rungs:
-        screen.status(f"grid      {_rung_words(rung, plan, settings)}")
+    for level in plan.levels:
+        screen.status(f"grid      {_level_words(level, plan, settings)}")
     if plan.rules:
         screen.status("rules     " + ", ".join(f"{rule.rule} at {rule.scaled.ratio * 2**rule.phi:.3f}×" for rule in plan.rules))
     screen.status(f"accuracy  {plan.evaluator.name}: {plan.evaluator.note}")
-    count, macs = bill(plan, settings)
-    screen.status(f"cost      at most {count} trainings, about {format_count(macs)} training multiply-adds, {max(1, plan.workers)} at a "
-                  "time")
+    if settings.rungs > 1:
+        ends = " and ".join(map(str, pauses_of(plan.evaluator)))
+        screen.status(f"rungs     first-round trainings pause after {ends} of {plan.evaluator.recipe.epochs} epochs; who is clearly behind "
+                      "there stops")
+    most = bill(plan, settings)
+    screen.status(f"cost      at most {most.trainings} trainings, about {format_count(most.macs)} training multiply-adds, "
+                  f"{max(1, plan.workers)} at a time")
 
 
-def _rung_words(rung: Rung, plan: Plan, settings: GridSettings) -> str:
-    found, distinct = rung.space.count(settings.constraint, tolerance_of(settings, settings.constraint))
-    sizes = "×".join(str(len(p.choices)) for p in rung.space.parameters if COEFFICIENTS[p.name] != settings.solve)
+def _level_words(level: Level, plan: Plan, settings: GridSettings) -> str:
+    found, distinct = level.space.count(settings.constraint, tolerance_of(settings, settings.constraint))
+    sizes = "×".join(str(len(p.choices)) for p in level.space.parameters if COEFFICIENTS[p.name] != settings.solve)
     how = f"pairs, {settings.solve} solved," if settings.solve else "triples"
     fit = "the cost" if settings.solve else f"the {settings.constraint} constraint"
-    said = f"φ={rung.phi:g}: {sizes} {how} at step {rung.space.step:g}; {found} fit {fit}, {distinct} distinct networks"
-    said += "" if len(rung.networks) == distinct else f", {len(rung.networks)} of them far apart"
-    if rung is plan.first and plan.others:
+    said = f"φ={level.phi:g}: {sizes} {how} at step {level.space.step:g}; {found} fit {fit}, {distinct} distinct networks"
+    said += "" if len(level.networks) == distinct else f", {len(level.networks)} of them far apart"
+    if level is plan.first and plan.others:
         other = "α·β²·γ²" if settings.constraint == "realised" else "realised cost"
         said += f", {len(plan.others)} more by {other}"
     return said
 
 
-def bill(plan: Plan, settings: GridSettings) -> tuple[int, float]:
-    """Trainings and training multiply-adds if every round of every race is run."""
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a run takes if nobody stops at a pause and every round of every race is run: trainings, their records, multiply-adds."""
+
+    trainings: int
+    records: int
+    macs: float
+
+
+def bill(plan: Plan, settings: GridSettings) -> Bill:
     first, later = len(settings.rounds[0]), sum(len(seeds) for seeds in settings.rounds[1:])
     rows: list[tuple[Architecture, float, Any]] = [(plan.base, first + later, plan.evaluator)]
-    for rung in plan.rungs:
-        share = first + later * min(settings.contenders, len(rung.networks)) / len(rung.networks)
-        rows += [(n.architecture, share, plan.evaluator) for n in rung.networks]
+    for level in plan.levels:
+        share = first + later * min(settings.contenders, len(level.networks)) / len(level.networks)
+        rows += [(n.architecture, share, plan.evaluator) for n in level.networks]
     again = (first - 1) * min(SCREENED, len(plan.others)) / max(1, len(plan.others))
     rows += [(n.architecture, 1 + again, plan.evaluator) for n in plan.others]
     rows += [(rule.architecture, len(settings.seeds), plan.evaluator) for rule in plan.rules]
     if settings.stages > 1:
         rows.append((plan.first.networks[-1].architecture, stage_points(settings.stages) * len(settings.seeds), plan.evaluator))
     rows += [(item.architecture, len(audit_seeds(settings)), side) for item in plan.audited for side in (plan.evaluator, plan.long)]
-    return round(sum(times for _, times, _ in rows)), sum(times * side.expected_training_macs(n) for n, times, side in rows)
+    return Bill(round(sum(times for _, times, _ in rows)), round(sum(times * len(rungs_of(side)) for _, times, side in rows)),
+                sum(times * side.expected_training_macs(n) for n, times, side in rows))
+
+
+def pauses_of(evaluator: Any) -> tuple[int, ...]:
+    """The epochs after which the trainings of an evaluator with rungs pause."""
+    ends: tuple[int, ...] = evaluator.ladder.epochs(evaluator.recipe.epochs)
+    return ends[:-1]
 
 
 def stage_points(groups: int) -> int:

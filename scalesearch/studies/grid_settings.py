@@ -46,6 +46,8 @@ class GridSettings:
     repeats: int = 2
     race: bool = True
     contenders: int = 2
+    rungs: int = 1
+    reduction: float = 3.0
     confidence: float = 0.95
     workers: int | None = None
     name: str | None = None
@@ -59,7 +61,7 @@ class GridSettings:
 
     @property
     def phis(self) -> tuple[float, ...]:
-        """The rungs, as given."""
+        """As given."""
         return self.phi if isinstance(self.phi, tuple) else (self.phi,)
 
     @property
@@ -73,6 +75,11 @@ class GridSettings:
         if not self.race:
             return (tuple(self.seeds),)
         return tuple(tuple(self.seeds[first:first + ROUND]) for first in range(0, len(self.seeds), ROUND))
+
+    @property
+    def looks(self) -> int:
+        """How often a race decides who stops: at each pause of the first round's trainings, and after each round."""
+        return self.rungs - 1 + len(self.rounds)
 
     @property
     def test_fraction(self) -> float | None:
@@ -94,8 +101,11 @@ def check_settings(settings: GridSettings) -> None:
         convert(settings.step, float, "step")
     if settings.contenders < 1:
         raise ConfigError(f"contenders={settings.contenders}: at least one network goes on to the next round; race=false trains all alike")
+    if settings.rungs > 1 and (not settings.race or len(settings.rounds[0]) < ROUND):
+        raise ConfigError(f"rungs={settings.rungs}: networks stop at a pause where several trainings of each show them behind; write "
+                          "race=true and folds=2 or repeats=2, or leave it out")
     if not settings.phis or len(set(settings.phis)) < len(settings.phis):
-        raise ConfigError(f"phi={','.join(f'{phi:g}' for phi in settings.phis)}: name each rung once, such as phi=1 or phi=1,2")
+        raise ConfigError(f"phi={','.join(f'{phi:g}' for phi in settings.phis)}: name each φ once, such as phi=1 or phi=1,2")
     if 0 in settings.phis:
         raise ConfigError("phi=0: every network of the grid would be the base itself; write phi=1")
     for name, dimension in COEFFICIENTS.items():

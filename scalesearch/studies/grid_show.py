@@ -14,8 +14,8 @@ Row = Mapping[str, Any]
 
 def show(result: dict[str, Any], screen: Screen) -> None:
     """The best coefficients with their interval, what is tied with them, the surface's optimum, and what stands beside them."""
-    for rung in result.get("phis") or [result]:
-        show_networks(rung, result, screen)
+    for level in result.get("phis") or [result]:
+        show_networks(level, result, screen)
     best, networks = result["best"], [row for row in result["networks"] if row[result["constraint"]]]
     tied = [row for row in networks if row["tied"]]
     screen.print(f"best      {coefficients(best)}: {parts.percent(best['mean'], 2)} {interval(best['interval'])} at "
@@ -40,19 +40,26 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         screen.print(f"report    {result['report']}")
 
 
-def show_networks(rung: Row, result: Row, screen: Screen) -> None:
+def show_networks(level: Row, result: Row, screen: Screen) -> None:
     """The networks of one φ that compete, the best first."""
-    own = rung["networks"] if rung is not result else [row for row in result["networks"] if row[result["constraint"]]]
-    best = rung["best"]["id"] if rung["best"] else None
-    target = 2.0 ** rung["phi"]
+    own = level["networks"] if level is not result else [row for row in result["networks"] if row[result["constraint"]]]
+    best = level["best"]["id"] if level["best"] else None
+    target = 2.0 ** level["phi"]
     rows = [[" ".join(f"({a:.4g}, {b:.4g}, {c:.4g})" for a, b, c in named_first(row)[:2])
              + (f" +{len(row['coefficients']) - 2}" if len(row["coefficients"]) > 2 else ""),
              f"{row['macs']:,}", f"{row['cost_ratio']:.3f}×", row["resolution"], sum(a is not None for a in row["accuracies"]),
              parts.percent(row["mean"], 2), corrected(row), interval(row["interval"]),
-             "best" if row["id"] == best else "tied" if row["tied"] else "behind"] for row in own]
+             standing(row, best)] for row in own]
     how = f"with {result['solve']} solved" if result.get("solve") else f"under the {result['constraint']} constraint"
     screen.table(["(α, β, γ)", "multiply-adds", "cost", "px", "n", "accuracy", f"at {target:.3g}×", f"{result['confidence']:.0%} interval",
-                  ""], rows, title=f"{len(rows)} distinct networks {how}, φ={rung['phi']:g}")
+                  ""], rows, title=f"{len(rows)} distinct networks {how}, φ={level['phi']:g}")
+
+
+def standing(row: Row, best: str | None) -> str:
+    """best, tied, behind, or at which pause it was behind and stopped."""
+    if row.get("stopped"):
+        return f"stopped after {row['stopped']['epochs']} epoch{'s' * (row['stopped']['epochs'] != 1)}"
+    return "best" if row["id"] == best else "tied" if row["tied"] else "behind"
 
 
 def named_first(row: Row) -> list[Sequence[float]]:
@@ -95,17 +102,25 @@ def race_lines(result: Row) -> list[str]:
         return []
     looks, behind = told["looks"], len(told["behind"])
     left = sum(fate == "not pursued" for fate in looks[0]["stopped"].values())
-    return [f"{told['trainings']} trainings in {len(looks)} round{'s' * (len(looks) != 1)} in place of {told['without']}; {behind} "
+    return [*pause_lines(told),
+            f"{told['trainings']} trainings in {len(looks)} round{'s' * (len(looks) != 1)} in place of {told['without']}; {behind} "
             f"network{'s' * (behind != 1)} told to be behind, {left} stopped after the first round as tied"]
+
+
+def pause_lines(race: Row) -> list[str]:
+    """Who stopped at a pause, and what that does not show."""
+    stopped = [(pause["epochs"], len(pause["stopped"])) for pause in race.get("pauses") or () if pause["stopped"]]
+    return [f"{count} network{'s' * (count != 1)} stopped after {epochs} epoch{'s' * (epochs != 1)}, clearly behind there: no proof for "
+            "the whole schedule, and no part of the surface" for epochs, count in stopped]
 
 
 def phi_lines(result: Row) -> list[str]:
     """Whether the first φ's optimum holds at the others."""
-    rungs = result.get("phis")
-    if not rungs:
+    levels = result.get("phis")
+    if not levels:
         return []
-    said = [f"φ={rung['phi']:g}: best {coefficients(rung['best'])}, {parts.percent(rung['best']['mean'], 2)}, {len(rung['tied'])} tied"
-            for rung in rungs if rung["best"]]
+    said = [f"φ={level['phi']:g}: best {coefficients(level['best'])}, {parts.percent(level['best']['mean'], 2)}, {len(level['tied'])} tied"
+            for level in levels if level["best"]]
     moved = (result.get("surface") or {}).get("moved")
     if moved is None:
         return said

@@ -14,6 +14,7 @@ from scalesearch.config import to_mapping
 from scalesearch.contrasts import compare_with
 from scalesearch.cost import cost_of
 from scalesearch.errors import RunError
+from scalesearch.evaluators import rungs_of
 from scalesearch.racing import Fate
 from scalesearch.records import Record
 from scalesearch.response_surface import Surface, SurfacePoint, coordinates, fit_surface
@@ -21,7 +22,7 @@ from scalesearch.scaling import ScalingRule
 from scalesearch.spaces.compound import ScaledNetwork
 from scalesearch.studies import parts
 from scalesearch.studies.grid_audit import summarise_audit
-from scalesearch.studies.grid_plan import Beside, Plan, Rung, audit_seeds, tolerance_of
+from scalesearch.studies.grid_plan import Beside, Level, Plan, audit_seeds, tolerance_of
 from scalesearch.studies.grid_settings import GridSettings
 
 Triple = tuple[float, float, float]
@@ -39,22 +40,41 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A pause of the first round's trainings: the mean accuracy of each network that came so far, and which stopped, clearly behind."""
+
+    epochs: int
+    means: Mapping[str, float | None]
+    stopped: tuple[str, ...]
+
+    @property
+    def goes_on(self) -> tuple[str, ...]:
+        return tuple(id for id in self.means if id not in self.stopped)
+
+
+@dataclass(frozen=True, slots=True)
 class Race:
     """What a race gave each network of a φ: its accuracies at the seeds that it ran, in their order.
 
     looks   one a round; none where all networks have the same seeds
     most    seeds of a network that ran every round
+    pauses  of the first round; a network that stopped there has no accuracy, since it was not trained to the end
     """
 
     phi: float
     accuracies: Mapping[str, tuple[float | None, ...]]
     looks: tuple[Look, ...]
     most: int
+    pauses: tuple[Pause, ...] = ()
 
     @property
     def behind(self) -> frozenset[str]:
         """Networks that the last look tells from the best."""
         return frozenset(id for id, fate in (self.looks[-1].stopped.items() if self.looks else ()) if fate == "behind")
+
+    def stopped_at(self, id: str) -> Pause | None:
+        """The pause at which a network stopped; None for one that was trained to the end."""
+        return next((pause for pause in self.pauses if id in pause.stopped), None)
 
     @property
     def trainings(self) -> int:
@@ -65,9 +85,11 @@ class Race:
         return {id: [*row, *[None] * (self.most - len(row))] for id, row in self.accuracies.items()}
 
 
-def accuracies_of(records: Sequence[Record], evaluator: Any, ids: Sequence[str], seeds: Sequence[int]) -> dict[str, list[float | None]]:
-    """Architecture id → accuracy per seed, None where that training failed or is missing."""
-    found = {(r.id, r.seed): r.accuracy for r in records if r.ok and r.fingerprint == evaluator.fingerprint}
+def accuracies_of(records: Sequence[Record], evaluator: Any, ids: Sequence[str], seeds: Sequence[int],
+                  rung: int = -1) -> dict[str, list[float | None]]:
+    """Architecture id → accuracy per seed at a rung, None where that training failed or is missing."""
+    last = range(len(rungs_of(evaluator)))[rung]
+    found = {(r.id, r.seed): r.accuracy for r in records if r.ok and r.fingerprint == evaluator.fingerprint and r.rung == last}
     return {id: [found.get((id, seed)) for seed in seeds] for id in ids}
 
 
@@ -97,9 +119,9 @@ def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records
             "networks": networks, "best": best, "choices": choices(plan, settings, accuracies, networks), "method": comparison.method,
             "visible_difference": comparison.visible, "rule": to_mapping(ScalingRule(*best["representative"])),
             "surface": None if surface is None else to_mapping(surface), "race": race_mapping(first, comparison.confidence),
-            "slope": slope_of(surface, [n.architecture.id for rung in plan.rungs for n in rung.networks]),
+            "slope": slope_of(surface, [n.architecture.id for level in plan.levels for n in level.networks]),
             "phis": None if len(races) == 1 else [
-                _phi(rung, race, standings[race.phi], surface, settings, plan) for rung, race in zip(plan.rungs, races, strict=True)],
+                _phi(level, race, standings[race.phi], surface, settings, plan) for level, race in zip(plan.levels, races, strict=True)],
             "stages": None, "rules": rules_of(plan, settings, races, standings, surface, records) or None, "audit": audited,
             "training_macs": sum(r.training_macs for r in records), "data": _data_summary(plan.evaluator),
             "enlarged": enlarged(plan),
@@ -109,7 +131,7 @@ def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records
 def enlarged(plan: Plan) -> list[int]:
     """Resolutions of networks that see the images larger than they are stored, which adds no detail; none without images."""
     data = _data_summary(plan.evaluator)
-    pixels = {n.architecture.resolution for rung in plan.rungs for n in rung.networks}
+    pixels = {n.architecture.resolution for level in plan.levels for n in level.networks}
     return [] if data is None else sorted(px for px in pixels if px > data["size"])
 
 
@@ -125,7 +147,7 @@ def _others(plan: Plan, settings: GridSettings, records: Sequence[Record]) -> di
 
 def looks_confidence(settings: GridSettings) -> float:
     """Of each look of a race, so that all together keep the run's confidence (Bonferroni)."""
-    return 1 - (1 - settings.confidence) / len(settings.rounds)
+    return 1 - (1 - settings.confidence) / settings.looks
 
 
 def compare(accuracies: Mapping[str, Sequence[float | None]], settings: GridSettings, confidence: float | None = None) -> Comparison:
@@ -160,6 +182,7 @@ def _row(network: ScaledNetwork, accuracies: Mapping[str, Sequence[float | None]
     interval = standing.interval
     shares = coordinates(plan.base, network.architecture).shares
     correction = None if surface is None else surface.correction.get(identity)
+    pause = race.stopped_at(identity)
     return {"id": identity, "macs": network.cost.macs, "params": network.cost.params, "resolution": network.architecture.resolution,
             "cost_ratio": network.ratio, "coefficients": [list(triple) for triple in network.coefficients],
             "representative": list(representative(network.coefficients)), "accuracies": list(accuracies[identity]),
@@ -167,12 +190,13 @@ def _row(network: ScaledNetwork, accuracies: Mapping[str, Sequence[float | None]
             "corrected": None if correction is None or standing.mean is None else standing.mean + correction, "correction": correction,
             "shares": None if shares is None else [shares.depth, shares.width, shares.resolution],
             "difference": standing.difference if competes else None, "tied": standing.tied if competes else None,
+            "stopped": None if pause is None else {"epochs": pause.epochs, "mean": pause.means[identity]},
             "realised": identity in plan.realised, "nominal": identity in plan.nominal, "architecture": to_mapping(network.architecture)}
 
 
-def triples_of(rung: Rung, settings: GridSettings) -> int:
+def triples_of(level: Level, settings: GridSettings) -> int:
     """How many triples of the grid fit."""
-    return rung.space.count(settings.constraint, tolerance_of(settings, settings.constraint))[0]
+    return level.space.count(settings.constraint, tolerance_of(settings, settings.constraint))[0]
 
 
 def representative(coefficients: Sequence[Sequence[float]]) -> Triple:
@@ -186,17 +210,18 @@ def race_mapping(race: Race, confidence: float) -> dict[str, Any] | None:
     if not race.looks:
         return None
     return {"looks": [to_mapping(look) for look in race.looks], "confidence": confidence, "trainings": race.trainings,
-            "without": race.most * len(race.accuracies), "behind": sorted(race.behind)}
+            "without": race.most * len(race.accuracies), "behind": sorted(race.behind),
+            "pauses": [to_mapping(pause) for pause in race.pauses]}
 
 
-def _phi(rung: Rung, race: Race, comparison: Comparison, surface: Surface | None, settings: GridSettings, plan: Plan) -> dict[str, Any]:
-    """A rung of several."""
+def _phi(level: Level, race: Race, comparison: Comparison, surface: Surface | None, settings: GridSettings, plan: Plan) -> dict[str, Any]:
+    """A level of several."""
     accuracies = race.full()
-    rows = [_row(n, accuracies, comparison, comparison, race, surface, plan) for n in rung.networks]
-    if rung is not plan.first:  # trained for the run's own constraint alone
+    rows = [_row(n, accuracies, comparison, comparison, race, surface, plan) for n in level.networks]
+    if level is not plan.first:  # trained for the run's own constraint alone
         rows = [{**row, "realised": settings.constraint == "realised", "nominal": settings.constraint == "nominal"} for row in rows]
     rows.sort(key=lambda row: -(row["mean"] if row["mean"] is not None else -1.0))
-    return {"phi": rung.phi, "step": rung.space.step, "triples": triples_of(rung, settings), "networks": rows,
+    return {"phi": level.phi, "step": level.space.step, "triples": triples_of(level, settings), "networks": rows,
             "best": next((row for row in rows if row["id"] == comparison.best), None), "tied": list(comparison.tied),
             "method": comparison.method, "visible_difference": comparison.visible, "race": race_mapping(race, comparison.confidence)}
 
@@ -207,9 +232,9 @@ def _phi(rung: Rung, race: Race, comparison: Comparison, surface: Surface | None
 def fit(plan: Plan, settings: GridSettings, races: Sequence[Race], records: Sequence[Record]) -> Surface | None:
     """The surface through every network of every φ; the other constraint's networks and the base tell what a doubling brings."""
     points = {}
-    for race, rung in zip(races, plan.rungs, strict=True):
-        for network in rung.networks:
-            points[network.architecture.id] = SurfacePoint(network.architecture.id, rung.phi, coordinates(plan.base, network.architecture),
+    for race, level in zip(races, plan.levels, strict=True):
+        for network in level.networks:
+            points[network.architecture.id] = SurfacePoint(network.architecture.id, level.phi, coordinates(plan.base, network.architecture),
                                                            tuple(race.full()[network.architecture.id]))
     for id, row in _others(plan, settings, records).items():
         architecture = next(n.architecture for n in plan.others if n.architecture.id == id)
@@ -245,7 +270,7 @@ def rules_of(plan: Plan, settings: GridSettings, races: Sequence[Race], standing
         slope = 0.0 if surface is None else surface.slope
         target = 2.0**race.phi * cost_of(plan.base).macs
         macs = {**{rule.architecture.id: rule.scaled.cost for rule in beside},
-                **{n.architecture.id: n.cost.macs for rung in plan.rungs if rung.phi == race.phi for n in rung.networks}}
+                **{n.architecture.id: n.cost.macs for level in plan.levels if level.phi == race.phi for n in level.networks}}
         table = {id: _at(row, -slope * math.log2(macs[id] / target)) for id, row in {**race.full(), **seen}.items()}
         contrasts = compare_with(best, table, among=list(seen), picked=True, confidence=settings.confidence,
                                  test_fraction=settings.test_fraction)

@@ -23,7 +23,7 @@ from scalesearch.studies import parts
 from scalesearch.studies.meters import Meters, load_meters
 from scalesearch.studies.planner import parse_budget
 from scalesearch.studies.windows import Budget, fit_to_images, load_budget
-from scalesearch.training.fidelity import Kind, geometric
+from scalesearch.training.fidelity import Kind
 
 # Networks where none are asked for: predicted ones cost microseconds, trained ones minutes.
 TRIALS_PREDICTED, TRIALS_TRAINED = 200, 24
@@ -169,12 +169,10 @@ def asked(settings: NasSettings) -> dict[str, Any]:
 
 def with_rungs(evaluator: Any, settings: NasSettings) -> Any:
     """The evaluator pausing at the rungs asked for; one that cannot pause is left as it is."""
-    if not hasattr(evaluator, "ladder"):
-        if settings.rungs is not None and settings.rungs > 1:
-            raise ConfigError(f"rungs={settings.rungs}: evaluator={evaluator.name} trains nothing that could pause; leave it out")
+    if not hasattr(evaluator, "ladder") and (settings.rungs is None or settings.rungs == 1):
         return evaluator
     rungs = settings.rungs if settings.rungs is not None else rungs_that_fit(evaluator.recipe.epochs, settings.reduction, settings.proxy)
-    return dataclasses.replace(evaluator, fidelity=settings.proxy, rungs=geometric(rungs, settings.reduction))
+    return parts.pausing(evaluator, rungs, settings.reduction, settings.proxy)
 
 
 def rungs_that_fit(epochs: int, reduction: float, proxy: str) -> int:

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import inspect
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalesearch.architecture import Architecture
 from scalesearch.config import format_count, to_mapping
 from scalesearch.cost import Cost, cost_of
-from scalesearch.errors import ConfigError, RunError
-from scalesearch.evaluators import EVALUATORS
+from scalesearch.errors import ConfigError, RunError, ScalesearchError
+from scalesearch.evaluators import EVALUATORS, rungs_of
 from scalesearch.records import Record, write_atomic
 from scalesearch.screen import Progress, Screen
 from scalesearch.search import SearchResult
 
 if TYPE_CHECKING:
     from scalesearch.training.data import Report
+
+
+def pausing(evaluator: Any, rungs: int, reduction: float, kind: Any = "epochs") -> Any:
+    """The evaluator with so many rungs, each `reduction` times the one before. ConfigError for one that cannot pause."""
+    from scalesearch.training.fidelity import geometric
+
+    if not hasattr(evaluator, "ladder"):
+        raise ConfigError(f"rungs={rungs}: evaluator={evaluator.name} trains nothing that could pause; leave it out")
+    return dataclasses.replace(evaluator, fidelity=kind, rungs=geometric(rungs, reduction))
 
 
 def load_evaluator(name: str, settings: Mapping[str, Any] | None, data: Mapping[str, Any] | None,
@@ -139,6 +149,23 @@ def finished_epochs(folder: Path) -> list[float]:
         with contextlib.suppress(OSError), path.open(encoding="utf-8", newline="") as file:
             found += [float(row["accuracy"]) for row in csv.DictReader(file)]
     return found
+
+
+def can_evaluate(network: Architecture, evaluator: Any) -> bool:
+    """Whether the evaluator covers the network; any network where there is none."""
+    try:
+        if evaluator is not None:
+            evaluator.check(network)
+    except ScalesearchError:
+        return False
+    return True
+
+
+def accuracies_of(records: Sequence[Record], evaluator: Any, ids: Iterable[str], seeds: Sequence[int]) -> dict[str, list[float | None]]:
+    """Architecture id → accuracy per seed of whole evaluations by this evaluator, None where that failed or is missing."""
+    last = len(rungs_of(evaluator)) - 1
+    found = {(r.id, r.seed): r.accuracy for r in records if r.ok and r.rung == last and r.fingerprint == evaluator.fingerprint}
+    return {id: [found.get((id, seed)) for seed in seeds] for id in ids}
 
 
 def network_summary(architecture: Architecture, records: Sequence[Record]) -> dict[str, Any]:

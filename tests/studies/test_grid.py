@@ -11,7 +11,7 @@ import math
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +27,7 @@ from scalesearch.errors import BudgetError, ConfigError
 from scalesearch.report.grid_beside import audit_lines
 from scalesearch.screen import Screen
 from scalesearch.studies import grid, grid_audit, grid_plan, parts, scale
+from scalesearch.training.fidelity import Fidelity
 from scalesearch.training.recipe import Recipe
 
 SCREEN = Screen("json")
@@ -159,7 +160,7 @@ def test_a_repeat_is_another_seed_of_every_fold(tmp_path: Path) -> None:
     ({"constraint": "real"}, ConfigError, "realised"),
     ({"base": "efficientnet_b00"}, ss.errors.ScalesearchError, "did you mean"),
     ({"base": "results/nowhere"}, ss.errors.ScalesearchError, "nowhere"),
-    ({"phi": "1,1"}, ConfigError, "name each rung once"),
+    ({"phi": "1,1"}, ConfigError, "name each φ once"),
     ({"phi": "1,0"}, ConfigError, "phi=1"),
     ({"phi": "40"}, ConfigError, "phi=40"),
     ({"alpha": "0.8,1.5"}, ConfigError, "a coefficient below 1 makes depth smaller"),
@@ -170,6 +171,9 @@ def test_a_repeat_is_another_seed_of_every_fold(tmp_path: Path) -> None:
     ({"stages": "0"}, ConfigError, "at least 1"),
     ({"stages": "9"}, ConfigError, "has 7 stages"),
     ({"networks": "3"}, ConfigError, "at least 8"),
+    ({"rungs": "2"}, ConfigError, "trains nothing that could pause"),
+    ({"rungs": "2", "race": "false"}, ConfigError, "race=true"),
+    ({"rungs": "2", "folds": "1", "repeats": "1"}, ConfigError, "folds=2 or repeats=2"),
     ({"contenders": "0"}, ConfigError, "race=false"),
     ({"audit": "true"}, ConfigError, "evaluator=truth trains nothing"),
     ({"audit_epochs": "9"}, ConfigError, "audit=true"),
@@ -242,6 +246,78 @@ def test_a_race_that_was_cut_off_decides_again_as_it_did(tmp_path: Path) -> None
         again = search(tmp_path / f"cut{cut}", **words)
         keys = ("networks", "best", "race", "rules", "surface", "rule")
         assert {key: again[key] for key in keys} == {key: whole[key] for key in keys}
+        assert len(ss.RecordFile(tmp_path / f"cut{cut}" / "run" / "records.jsonl").read()) == len(lines)
+
+
+@dataclass
+class Paused:
+    """`Truth` of eight epochs that can pause: there all are 20 points lower, those of more than `late` px 5 more."""
+
+    late: int = 10**9
+    rungs: tuple[float, ...] = (1.0,)
+    fidelity: str = "epochs"
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=8))
+    name, inline, note, fingerprint, on_gpu = "paused", True, "a known truth", "paused", True
+
+    @property
+    def ladder(self) -> Fidelity:
+        return Fidelity("epochs", self.rungs)
+
+    def check(self, architecture: ss.Architecture) -> None:
+        pass
+
+    def expected_training_macs(self, architecture: ss.Architecture, rung: int = -1) -> float:
+        return 3.0 * ss.cost_of(architecture).macs
+
+    def evaluate(self, architecture: ss.Architecture, *, seed: int, folder: Path | None = None, rung: int = -1) -> ss.Evaluation:
+        accuracy = Truth(slope=0.0).evaluate(architecture, seed=seed).accuracy
+        whole = range(len(self.rungs))[rung] == len(self.rungs) - 1
+        return ss.Evaluation(accuracy if whole else accuracy - 0.2 - 0.05 * (architecture.resolution > self.late))
+
+
+def test_networks_clearly_behind_at_a_pause_stop_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "paused", lambda: Paused(late=260))
+    words = dict(step="0.05", compare="false", evaluator="paused", contenders="3", rungs="2", name="run", report="true")
+    result = search(tmp_path, **words)
+    rows, race = result["networks"], result["race"]
+    late = {row["id"] for row in rows if row["resolution"] > 260}
+    assert [pause["epochs"] for pause in race["pauses"]] == [3] and set(race["pauses"][0]["stopped"]) == late  # 8 epochs / 3
+    for row in rows:
+        assert (row["stopped"] is not None) == (row["id"] in late)
+        if row["stopped"]:
+            assert row["mean"] is None and not row["tied"] and row["accuracies"] == [None] * 4
+            assert row["stopped"]["mean"] == pytest.approx(race["pauses"][0]["means"][row["id"]]) and row["stopped"]["mean"] < 0.5
+    records = ss.RecordFile(tmp_path / "run" / "records.jsonl").read()
+    seen = {(r.id, r.rung) for r in records if r.origin == "enumerate"}
+    assert late and not any((id, 1) in seen for id in late) and len(seen) == 2 * len(rows) - len(late)
+    assert not late & set(result["surface"]["corrected"])  # trained to the end or not in it
+    assert race["trainings"] == sum(r.rung == 1 for r in records if r.origin == "enumerate")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"{len(late)} networks stopped after 3 epochs" in page and ">stopped after 3 epochs<" in page and ">failed<" not in page
+    lines: list[str] = []
+    grid.show(result, SimpleNamespace(print=lines.append, table=lambda *rows, **how: None))  # type: ignore[arg-type]
+    assert any("stopped after 3 epochs, clearly behind there" in line for line in lines)
+
+
+def test_pauses_leave_as_many_as_the_next_round_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind at a pause is no proof for the whole: the best of those go on where fewer than `contenders` are left."""
+    sizes = sorted({n.architecture.resolution for n in EVERY})
+    monkeypatch.setitem(ss.EVALUATORS._rows, "paused", lambda: Paused(late=sizes[0]))
+    few = sum(n.architecture.resolution == sizes[0] for n in EVERY)
+    result = search(tmp_path, step="0.05", compare="false", evaluator="paused", contenders=str(few + 2), rungs="2")
+    assert sum(row["stopped"] is None for row in result["networks"]) == few + 2
+
+
+def test_a_race_with_pauses_that_was_cut_off_decides_again_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "paused", lambda: Paused(late=260))
+    words = dict(step="0.05", compare="false", evaluator="paused", rungs="3", name="run")
+    whole = search(tmp_path / "whole", **words)
+    lines = (tmp_path / "whole" / "run" / "records.jsonl").read_text().splitlines()
+    for cut in (5, len(lines) // 2, len(lines) - 3):
+        shutil.copytree(tmp_path / "whole" / "run", tmp_path / f"cut{cut}" / "run")
+        (tmp_path / f"cut{cut}" / "run" / "records.jsonl").write_text("\n".join(lines[:cut]) + "\n")
+        again = search(tmp_path / f"cut{cut}", **words)
+        assert {key: again[key] for key in ("networks", "race", "surface")} == {key: whole[key] for key in ("networks", "race", "surface")}
         assert len(ss.RecordFile(tmp_path / f"cut{cut}" / "run" / "records.jsonl").read()) == len(lines)
 
 
