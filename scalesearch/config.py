@@ -25,18 +25,20 @@ from scalesearch.errors import ConfigError, unknown
 T = TypeVar("T")
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+# How a number is written, for the errors of each type.
+_WRITTEN = {int: "a whole number such as 3, 64K or 400M", float: "one such as 2, 0.5 or 1e-3"}
 _COUNT = re.compile(r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([kKmMgGbBtT]?)", re.IGNORECASE)
 
 
-def parse_count(text: object, name: str = "value") -> float:
-    """A number with an optional suffix K, M, G (or B) or T, powers of 1000.
+def parse_count(text: object, name: str = "value", write: str = "it as 400M, 0.4G, 400e6 or 400000000") -> float:
+    """A number with an optional suffix K, M, G (or B) or T, powers of 1000; ConfigError with what to `write` for anything else.
 
     >>> parse_count("400M"), parse_count("0.4G"), parse_count("400e6")
     (400000000.0, 400000000.0, 400000000.0)
     """
     match = _COUNT.fullmatch(str(text).strip())
     if match is None or isinstance(text, bool):
-        raise ConfigError(f"{name}={text}: not a number; write it as 400M, 0.4G, 400e6 or 400000000")
+        raise ConfigError(f"{name}={text}: not a number; write {write}")
     number, suffix = match.groups()
     value = float(number.replace("_", "")) * _SUFFIXES[suffix.upper()]
     if math.isinf(value):
@@ -188,7 +190,10 @@ def _convert_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], where
             raise ConfigError(f"{where}={_show(value)}: expected {len(arguments)} values, got {len(value)}")
         return tuple(convert(v, a, where) for v, a in zip(value, arguments, strict=True))
     kind = arguments[0] if arguments else Any
-    items = [convert(v, kind, f"{where}[{i}]" if isinstance(v, Mapping) else where) for i, v in enumerate(value)]
+    if kind in (int, float):
+        items = [_convert_number(v, kind, where, f"{_WRITTEN[kind]}, several with commas between") for v in value]
+    else:
+        items = [convert(v, kind, f"{where}[{i}]" if isinstance(v, Mapping) else where) for i, v in enumerate(value)]
     return items if origin is list else tuple(items)
 
 
@@ -207,17 +212,21 @@ def _convert_scalar(value: Any, annotation: Any, where: str) -> Any:
             raise ConfigError(f"{where}={value}: expected true or false")
         return text in ("true", "yes", "on", "1")
     if annotation in (int, float):
-        if isinstance(value, Mapping | list | tuple) or value is None:
-            raise ConfigError(f"{where}={_show(value)}: expected a number")
-        number = parse_count(value, where)
-        if annotation is float:
-            return number if isinstance(value, str) else float(value)
-        if number != int(number):
-            raise ConfigError(f"{where}={value}: expected a whole number")
-        return int(number)
+        return _convert_number(value, annotation, where, _WRITTEN[annotation])
     if annotation is type(None):
         raise ConfigError(f"{where}={value}: expected null")
     return value
+
+
+def _convert_number(value: Any, annotation: type, where: str, write: str) -> int | float:
+    if isinstance(value, Mapping | list | tuple) or value is None:
+        raise ConfigError(f"{where}={_show(value)}: expected a number")
+    number = parse_count(value, where, write)
+    if annotation is float:
+        return number if isinstance(value, str) else float(value)
+    if number != int(number):
+        raise ConfigError(f"{where}={value}: expected a whole number")
+    return int(number)
 
 
 def _show(value: Any) -> str:

@@ -28,6 +28,7 @@ class MapPanel:
     heat         [side, side], the map over it in units of the logit, or [h, w] of any other size
     said         the predicted class; probability of it as a fraction
     right        whether it is the class that the picture shows; None: not known
+    follows      whether the map moves with the picture; where it does not, the panel says so. None: not known
     """
 
     picture: NDArray[np.uint8]
@@ -35,6 +36,7 @@ class MapPanel:
     said: str
     probability: float
     right: bool | None = None
+    follows: bool | None = None
 
 
 @styled
@@ -53,8 +55,11 @@ def map_panels(rows: Sequence[Sequence[MapPanel]], names: Sequence[str], caption
     for number, (panels, label) in enumerate(zip(rows, labels, strict=True)):
         _show(grid[number, 0], panels[0].picture, "picture" if number == 0 else "", label)
         for axes, panel, name, caption in zip(grid[number, 1:], panels, names, captions, strict=True):
-            _show(axes, overlaid(panel), f"{name}\n{caption}" if number == 0 else "",
-                  f"{panel.said}, {100 * panel.probability:.0f} %", {True: GREEN, False: RED, None: INK}[panel.right])
+            _show(axes, overlaid(panel), f"{name}\n{caption}" if number == 0 else "", f"{panel.said}, {100 * panel.probability:.0f} %",
+                  {True: GREEN, False: RED, None: INK}[panel.right])
+            if panel.follows is False:
+                axes.text(0.5, 0.5, "does not follow\nthe picture:\ndo not read", transform=axes.transAxes, ha="center", va="center",
+                          fontsize=9.5, color=INK, bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none"})
     return figure
 
 

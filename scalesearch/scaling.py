@@ -118,11 +118,11 @@ class ScalingRule:
             _, width, resolution = self.factors(phi)
             depths = self.depths(base, phi)
         except OverflowError:
-            raise ConfigError(f"phi={phi:g}: far too large; EfficientNet-L2 is about phi=9") from None
+            raise ConfigError(f"phi={phi:.10g}: no machine holds so large a network; EfficientNet-L2 is about phi=9") from None
         deepest = max(depth * stage.layers for depth, stage in zip(depths, base.stages, strict=True))
         if max(deepest, width, (self.largest or base.resolution * resolution) / 100) > MOST:
-            raise ConfigError(f"phi={phi:g} multiplies layers by {max(depths):.3g}, channels by {width:.3g} and pixels by "
-                              f"{resolution:.3g}: no machine holds that; EfficientNet-L2 is about phi=9")
+            raise ConfigError(f"phi={phi:.10g} multiplies layers by {_times(max(depths))}, channels by {_times(width)} and pixels by "
+                              f"{_times(resolution)}: no machine holds that; EfficientNet-L2 is about phi=9")
         return self.scale(base, depths, width, self.pixels(base, phi))
 
     def scale(self, base: Architecture, depth: float | Sequence[float], width: float, resolution: int) -> Architecture:
@@ -141,6 +141,11 @@ class ScalingRule:
 
     def _channels(self, channels: int, width: float, divisor: int = 8) -> int:
         return round_channels(channels, width, divisor, self.ninety_percent)
+
+
+def _times(factor: float) -> str:
+    """A multiplier for people, also one that has no end."""
+    return "over a million" if factor > 1e6 else f"{factor:,.0f}" if factor >= 10 else f"{factor:.3g}"
 
 
 def round_channels(channels: int, width: float = 1.0, divisor: int = 8, ninety_percent: bool = True) -> int:

@@ -5,7 +5,8 @@ The sentences here are those of the command line too (`studies/sweep_show.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scalesearch.report import common, tables
@@ -16,6 +17,8 @@ from scalesearch.report.tables import Column, Table, count, percent, points, sho
 SINGLE = ("depth", "width", "resolution")
 # A network that is further from the cost it should have is named: accuracies are carried over a good part of a doubling.
 FAR = 0.05
+# So far from the product of its literal factors a cost is said; of many networks these are named, the farthest first.
+FAR_FACTORS, NAMED = 0.10, 4
 
 Row = Mapping[str, Any]
 
@@ -113,6 +116,56 @@ def why_none(result: Row) -> str:
     return "No verdict: at every cost a network is missing."
 
 
+def factor_words(costs: Iterable[tuple[str, float, float]]) -> str | None:
+    """How far literal factors and cost are apart, in a line; `costs`: way, d·w²·r² of the factors, and the realised multiple.
+
+    >>> factor_words([("depth", 1.001, 1.476), ("width", 4.0, 3.8)])
+    'Rounding makes another cost of the factors: depth 1.48× where they say 1.00×.'
+    """
+    far = sorted((row for row in costs if abs(row[2] / row[1] - 1) > FAR_FACTORS), key=lambda row: -abs(math.log(row[2] / row[1])))
+    if not far:
+        return None
+    named = ", ".join(f"{way} {realised:.2f}× where they say {nominal:.2f}×" for way, nominal, realised in far[:NAMED])
+    return f"Rounding makes another cost of the factors: {named}{f' and {len(far) - NAMED} more' if len(far) > NAMED else ''}."
+
+
+def factor_caution(result: Row) -> str | None:
+    """The same of a finished sweep by literal factors; names of bases where there are several."""
+    if not result["factors"]:
+        return None
+    many = len(result["bases"]) > 1
+    return factor_words((f"{base['of']} {row['way']}" if many else row["way"], row["depth"] * row["width"]**2 * row["resolution"]**2,
+                         row["ratio"]) for base in result["bases"] for row in base["networks"])
+
+
+def unprinted_words(result: Row) -> list[str]:
+    """A line for each axis of which the paper prints no multipliers for some bases, which get another base's here."""
+    published = result["published"]
+    if published is None or not result["factors"]:
+        return []
+    said = []
+    for axis in result["axis"]:
+        rows = [row for row in published["rows"] if row["axis"] == axis]
+        lacking = [row["base"] for row in rows if row["depth"] is None]
+        built = next((row for base in result["bases"] if base["of"] in lacking for row in base["networks"] if row["axis"] == axis), None)
+        if built is None:
+            continue
+        factors = " × ".join(f"{built[name]:.3g}" for name in ("depth", "width", "resolution"))
+        said.append(f"The paper prints no multipliers for {axis} of {' and '.join(lacking)}: built here with {factors}"
+                    f"{_owner_of(built, axis, result)}, so that neither cost nor accuracy is to be held against the paper's.")
+    return said
+
+
+def _owner_of(built: Row, axis: str, result: Row) -> str:
+    """Whose printed multipliers a network was built with."""
+    for base in result["bases"]:
+        row = next((row for row in result["published"]["rows"] if row["base"] == base["of"] and row["axis"] == axis), None)
+        own = None if row is None else own_row(row, result)
+        if own is not None and all(own[name] == built[name] for name in ("depth", "width", "resolution")):
+            return f", those of {base['of']}"
+    return ""
+
+
 def slope_words(base: Row) -> str | None:
     """By how much accuracies were carried; None where no network was off its target."""
     if base["slope"] is None or not any(row["correction"] for row in base["networks"]):
@@ -123,12 +176,13 @@ def slope_words(base: Row) -> str | None:
 
 
 def cautions(result: Row) -> list[str]:
-    """What a reader must know: costs off the target, enlarged images."""
+    """What a reader must know: costs off the target or off the factors, multipliers that are not the paper's, enlarged images."""
     rows = [row for base in result["bases"] for row in base["networks"]]
     far = [f"{row['way']} {row['ratio']:.2f}× for {row['target']:.2f}×" for row in rows
            if row["target"] is not None and abs(row["ratio"] / row["target"] - 1) > FAR]
     said = [f"Further than {FAR:.0%} from the cost asked for: {', '.join(far)}. " + (
         "The multipliers are literal." if result["factors"] else "Rounding leaves no nearer network of this kind.")] if far else []
+    said += [*([factors] if (factors := factor_caution(result)) else []), *unprinted_words(result)]
     means = [row["mean"] for base in result["bases"] for row in (base, *base["networks"]) if row.get("mean") is not None]
     said.extend(common.chance_notes(max(means, default=None), (result.get("data") or {}).get("classes")))
     enlarged = sorted({row["pixels"] for row in rows if row["enlarged"]})

@@ -40,6 +40,9 @@ MOST_TRIPLES = 20_000_000
 SOLVED_STEP = 0.001
 SOLVED = {"depth": "alpha", "width": "beta", "resolution": "gamma"}
 
+# φ up or down to which a grid is built: 2^10 is a thousand times the base's cost.
+FARTHEST_PHI = 10.0
+
 # Looked at for advice, which should come at once.
 MOST_ALTERNATIVES = 3_000_000
 
@@ -91,6 +94,9 @@ class CompoundSpace:
                  rule: str = "compound", solve: Dimension | None = None) -> None:
         if solve is not None and solve not in SOLVED:
             raise ConfigError(unknown("dimension to solve for", str(solve), SOLVED))
+        if not abs(phi) <= FARTHEST_PHI:
+            raise ConfigError(f"phi={phi:.10g}: networks of 2^φ times the base's cost; write a φ from {-FARTHEST_PHI:g} to "
+                              f"{FARTHEST_PHI:g}, such as 1")
         self.baseline = load_architecture(base)
         self.step, self.phi, self.solve = step, phi, solve
         self._rule_name, self._rule = rule, load_rule(rule)
@@ -138,6 +144,9 @@ class CompoundSpace:
 
         With `solve`, of each pair of the other two coefficients only the triple that is nearest to the
         constraint; of triples that build the same network the one with α·β²·γ² nearest to 2.
+
+        >>> [len(CompoundSpace(step=0.1, solve=solve).networks(tolerance=0.01)) for solve in (None, "resolution")]
+        [0, 6]
         """
         chosen = self._chosen(constraint, tolerance)
         groups: dict[int, list[Triple]] = defaultdict(list)
@@ -145,15 +154,6 @@ class CompoundSpace:
             groups[owner].append(self._triple(position))
         found = [self._scaled_network(tuple(triples)) for triples in groups.values()]
         return sorted(found, key=lambda scaled: (scaled.cost.macs, scaled.coefficients))
-
-    def solved(self, dimension: Dimension, tolerance: float = 0.05) -> list[ScaledNetwork]:
-        """The distinct networks of this grid's coefficients but for one dimension's, which is solved for; cheapest first.
-
-        >>> space = CompoundSpace(step=0.1)
-        >>> len(space.networks(tolerance=0.01)), len(space.solved("resolution", tolerance=0.01))
-        (0, 6)
-        """
-        return self._with(solve=dimension).networks("realised", tolerance)
 
     def count(self, constraint: Constraint = "realised", tolerance: float = 0.05) -> tuple[int, int]:
         """How many triples and how many distinct networks `networks` would give."""

@@ -163,7 +163,7 @@ def summarise(found: Description, data: DataSettings) -> dict[str, Any]:
             "counts": {part: list(counts) for part, counts in found.counts.items()}, "own_validation": found.own_validation,
             "own_test": found.own_test, "widths": list(found.widths), "heights": list(found.heights), "sampled": found.sampled,
             "formats": dict(found.formats), "mirror": found.mirror, "stored": stored, "broken": list(found.broken),
-            "refused": bool(found.broken) and data.on_error == "refuse",
+            "lost": list(found.lost), "refused": bool(found.broken) and data.on_error == "refuse",
             "copies": None, "fingerprint": None, "contact_sheet": None, "batch": None, "batch_picture": None}
 
 
@@ -173,9 +173,9 @@ def free_bytes(folder: Path) -> int:
 
 
 def imbalance(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Largest and smallest class of training and validation images together; `share` is the largest one's of all."""
+    """Largest and smallest class that has training or validation images; `share` is the largest one's of all."""
     counts = together(result)
-    small, large = min(counts), max(counts)
+    small, large = min(filter(None, counts)), max(counts)
     return {"ratio": large / small, "largest": result["classes"][counts.index(large)], "largest_images": large,
             "smallest": result["classes"][counts.index(small)], "smallest_images": small, "share": large / sum(counts)}
 
@@ -211,11 +211,13 @@ def warnings(result: Mapping[str, Any], data: DataSettings) -> Iterator[str]:
 
 def _about_files(result: Mapping[str, Any]) -> Iterator[str]:
     broken, stored = result["broken"], result["stored"]
+    for name in result["lost"]:
+        yield f"class {name}: none of its images that were looked at can be read, which a training refuses; repair them or remove the class"
     if result["refused"]:
         yield (f"{plural(len(broken), 'file')} cannot be read, and a training stops at the first; repair or remove "
                f"{'it' if len(broken) == 1 else 'them'}, or set data.on_error=skip")
     elif broken:
-        yield f"{plural(len(broken), 'file')} cannot be read; data.on_error=skip leaves {'it' if len(broken) == 1 else 'them'} out"
+        yield f"{plural(len(broken), 'file')} cannot be read and {'is' if len(broken) == 1 else 'are'} left out (data.on_error=skip)"
     if not stored["there_before"] and result["fingerprint"] is None and stored["bytes"] > stored["free_bytes"]:
         yield (f"the stored images need {byte_text(stored['bytes'])}, the disk has {byte_text(stored['free_bytes'])} left; "
                "set data.cache=FOLDER on a larger one, a smaller data.size, or data.limit")

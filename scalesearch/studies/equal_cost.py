@@ -134,6 +134,8 @@ def _moved(rule: ScalingRule, base: Architecture, target: float, price: CostOf) 
     Layers are rounded up, which costs more than the multiplier says, so depth moves further down than up.
     """
     phi = _nominal_phi(rule, base, target / price(base))
+    if _at(rule, base, phi, target, price) is None:
+        return
     depths, depth, width = rule.depths(base, phi), rule.mean_depth(base, phi), rule.width**phi
     pixels = max(1.0, rule.within(base, base.resolution * rule.resolution**phi))
     spread = max(1, round(0.02 * pixels))

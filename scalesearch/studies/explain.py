@@ -61,11 +61,14 @@ def run(settings: ExplainSettings, screen: Screen) -> dict[str, Any]:
     """Maps of every network for every picture; maps.png, maps.svg, maps.csv and result.json in `output`."""
     from scalesearch.explain_figures import map_panels
     from scalesearch.figures import save
-    from scalesearch.training.pictures import find_pictures
+    from scalesearch.training.pictures import fault_of, find_pictures
 
     paths = find_pictures(settings.image)
     if len(paths) > settings.most:
         raise ConfigError(f"image: {len(paths)} pictures, and most={settings.most} are shown; name fewer or raise most")
+    for path in paths:
+        if fault := fault_of(path):
+            raise DataError(fault)
     networks = find_networks(settings)
     seen = [see(network, paths, settings, screen) for network in networks]
     rows = [[column.panels[i] for column in seen] for i in range(len(paths))]
@@ -74,7 +77,8 @@ def run(settings: ExplainSettings, screen: Screen) -> dict[str, Any]:
     entries = [column.entries[i] for i in range(len(paths)) for column in seen]
     write_csv(settings.output / "maps.csv", entries)
     result = {"networks": [describe(network) for network in networks], "images": [str(path) for path in paths], "maps": entries,
-              "aligned": alignment_of(entries), "files": [str(png), str(svg), str(settings.output / "maps.csv")]}
+              "aligned": alignment_of(entries), "note": alignment_note(entries),
+              "files": [str(png), str(svg), str(settings.output / "maps.csv")]}
     parts.write_json(settings.output / "result.json", result)
     return result
 
@@ -204,15 +208,16 @@ def see(network: Named, paths: Sequence[Path], settings: ExplainSettings, screen
         said, label = int(shares[i].argmax()), int(found.classes[i])
         truth = path.parent.name if path.parent.name in names else None
         peak = divmod(int(heat[i].argmax()), heat.shape[2])
+        moved = check_alignment(model, path, label, weights, device)
         panels.append(MapPanel(drawn[i].permute(1, 2, 0).numpy(), heat[i].numpy(), names[said], float(shares[i, said]),
-                               None if truth is None else truth == names[said]))
+                               None if truth is None else truth == names[said], None if moved is None else moved["aligned"]))
         entries.append({
             "image": str(path), "network": network.name, "resolution": resolution, "macs": cost_of(weights.architecture).macs,
             "accuracy": network.accuracy, "prediction": names[said], "probability": float(shares[i, said]),
             "truth": truth, "label": names[label],
             "logit": float(found.logits[i, label]), "map_mean": float(found.maps[i].mean()), "bias": float(found.bias[i]),
             "peak_y": (peak[0] + 0.5) / heat.shape[1], "peak_x": (peak[1] + 0.5) / heat.shape[2],
-            "alignment": check_alignment(model, path, label, weights, device), "map": found.maps[i].cpu().tolist()})
+            "alignment": moved, "map": found.maps[i].cpu().tolist()})
     return Seen(panels, entries)
 
 
@@ -246,6 +251,17 @@ def alignment_of(entries: Sequence[dict[str, Any]]) -> dict[str, int]:
     return {"aligned": sum(found["aligned"] for found in told), "told": len(told), "maps": len(entries)}
 
 
+def alignment_note(entries: Sequence[dict[str, Any]]) -> str | None:
+    """What it means for the reader that maps did not move with their pictures; None where all did that could be told."""
+    still = [entry for entry in entries if entry["alignment"] is not None and not entry["alignment"]["aligned"]]
+    if not still:
+        return None
+    if len(still) == 1:
+        return (f"the map of {Path(still[0]['image']).name} by {still[0]['network']} does not follow the picture when that moves, so do "
+                "not read it: it tells no place")
+    return f"{len(still)} maps do not follow their pictures when those move, so do not read them: they tell no place"
+
+
 # ------------------------------------------------------------------ what is written and shown
 
 
@@ -268,8 +284,12 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     screen.table(["image", "network", "prediction", "probability", "map of", "logit = mean of the map + bias", "peak from top, left",
                   "moves with the picture"], rows, title="where they see it")
     found = result["aligned"]
-    screen.print(f"aligned {found['aligned']} of {found['told']} maps move with their picture"
-                 + (f"; {found['maps'] - found['told']} are too small to tell" if found["told"] < found["maps"] else ""))
+    small = found["maps"] - found["told"]
+    moving = "map moves with its picture" if found["told"] == 1 else "maps move with their picture"
+    screen.print(f"aligned {found['aligned']} of {found['told']} {moving}"
+                 + (f"; {small} {'is' if small == 1 else 'are'} too small to tell" if small else ""))
+    if result["note"]:
+        screen.print(f"note    {result['note']}")
     for file in result["files"]:
         screen.print(f"written {file}")
 

@@ -36,7 +36,7 @@ from scalesearch.studies import parts
 from scalesearch.studies.grid_plan import STEPS, Level, Plan, audit_seeds, bill, make_plan, pauses_of, say_plan, stage_points
 from scalesearch.studies.grid_settings import FEWEST_NETWORKS, SCREENED, GridSettings, check_settings
 from scalesearch.studies.grid_show import show
-from scalesearch.studies.grid_summary import Look, Pause, Race, accuracies_of, summarise
+from scalesearch.studies.grid_summary import Look, Pause, Race, summarise
 from scalesearch.studies.non_uniform import fit_stage_depths
 
 __all__ = ["FEWEST_NETWORKS", "STEPS", "GridSettings", "check_settings", "make_plan", "run", "show"]
@@ -185,7 +185,7 @@ class Study:
         self.train([network.architecture for network in networks], origin, seeds, values=values, until=until)
 
     def accuracies(self, ids: Sequence[str], seeds: Sequence[int], rung: int = -1) -> dict[str, list[float | None]]:
-        return accuracies_of(self.records.read(), self.plan.evaluator, ids, seeds, rung)
+        return parts.accuracies_of(self.records.read(), self.plan.evaluator, ids, seeds, rung)
 
 
 def _write(result: dict[str, Any], folder: Path, plan: Plan, records: Sequence[Record], settings: GridSettings) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from scalesearch.architecture import Architecture, load_architecture
 from scalesearch.config import convert, format_count
 from scalesearch.cost import cost_of
-from scalesearch.errors import BudgetError, ConfigError, ScalesearchError
+from scalesearch.errors import BudgetError, ConfigError
 from scalesearch.evaluators import rungs_of
 from scalesearch.response_surface import coordinates
 from scalesearch.scaling import PROXIES, RULES, load_proxy
@@ -33,8 +33,8 @@ from scalesearch.studies.grid_settings import (
     SCREENED,
     GridSettings,
     check_settings,
-    named_rule,
 )
+from scalesearch.studies.scale import rule_named
 from scalesearch.studies.train import MEMORY_SHARE, predicted_memory
 
 # Steps that `step=auto` tries, coarsest first: whole numbers of steps in 1, so that 1.15 is 1.15.
@@ -238,15 +238,8 @@ def _too_few(settings: GridSettings, space: CompoundSpace, networks: Sequence[Sc
 
 def beside_of(settings: GridSettings, name: str, base: Architecture, phi: float, evaluator: Any) -> Beside:
     """A named rule, scaled until its network costs what the grid's do."""
-
-    def accepts(network: Architecture) -> bool:
-        try:
-            evaluator.check(network)
-        except ScalesearchError:
-            return False
-        return True
-
-    scaled = scale_to_cost(base, 2.0**phi * cost_of(base).macs, named_rule(name), accepts=accepts)
+    scaled = scale_to_cost(base, 2.0**phi * cost_of(base).macs, rule_named(name, "rules"),
+                           accepts=lambda network: parts.can_evaluate(network, evaluator))
     if abs(scaled.ratio - 1) > settings.tolerance:
         off = math.ceil(100 * abs(scaled.ratio - 1)) / 100
         raise BudgetError(f"rules={name}: the nearest that it comes to {2.0**phi:g} times {base.name} is {2.0**phi * scaled.ratio:.3g} "

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from scalesearch.config import convert
 from scalesearch.errors import ConfigError
-from scalesearch.scaling import RULES, ScalingRule, load_proxy, load_rule
+from scalesearch.scaling import load_proxy
+from scalesearch.studies.scale import rule_named
 
 FEWEST_NETWORKS = 8
 # The other constraint is there for comparison; fewer networks span it.
@@ -122,13 +123,4 @@ def check_settings(settings: GridSettings) -> None:
     if settings.audit_epochs is not None and not settings.audit:
         raise ConfigError(f"audit_epochs={settings.audit_epochs}: it is the audit's longer schedule; write audit=true too")
     for name in settings.rules:
-        named_rule(name)
-
-
-def named_rule(name: str) -> ScalingRule:
-    """A rule by its name, or the one that another finished run of `grid` found."""
-    if name not in RULES and Path(name).is_dir():
-        from scalesearch.studies.scale import rule_of_run
-
-        return rule_of_run(Path(name))
-    return load_rule(name)
+        rule_named(name, "rules")

@@ -14,7 +14,6 @@ from scalesearch.config import to_mapping
 from scalesearch.contrasts import compare_with
 from scalesearch.cost import cost_of
 from scalesearch.errors import RunError
-from scalesearch.evaluators import rungs_of
 from scalesearch.racing import Fate
 from scalesearch.records import Record
 from scalesearch.response_surface import Surface, SurfacePoint, coordinates, fit_surface
@@ -85,14 +84,6 @@ class Race:
         return {id: [*row, *[None] * (self.most - len(row))] for id, row in self.accuracies.items()}
 
 
-def accuracies_of(records: Sequence[Record], evaluator: Any, ids: Sequence[str], seeds: Sequence[int],
-                  rung: int = -1) -> dict[str, list[float | None]]:
-    """Architecture id → accuracy per seed at a rung, None where that training failed or is missing."""
-    last = range(len(rungs_of(evaluator)))[rung]
-    found = {(r.id, r.seed): r.accuracy for r in records if r.ok and r.fingerprint == evaluator.fingerprint and r.rung == last}
-    return {id: [found.get((id, seed)) for seed in seeds] for id in ids}
-
-
 def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records: Sequence[Record], folder: Path) -> dict[str, Any]:
     """The command's JSON object: every network with its coefficients, mean and interval, and what is tied with the best.
 
@@ -138,7 +129,7 @@ def enlarged(plan: Plan) -> list[int]:
 def _others(plan: Plan, settings: GridSettings, records: Sequence[Record]) -> dict[str, list[float | None]]:
     """The other constraint's networks: the first round's seeds at most."""
     first = settings.rounds[0]
-    found = accuracies_of(records, plan.evaluator, [n.architecture.id for n in plan.others], first)
+    found = parts.accuracies_of(records, plan.evaluator, [n.architecture.id for n in plan.others], first)
     return {id: [*row, *[None] * (len(settings.seeds) - len(first))] for id, row in found.items()}
 
 
@@ -239,7 +230,7 @@ def fit(plan: Plan, settings: GridSettings, races: Sequence[Race], records: Sequ
     for id, row in _others(plan, settings, records).items():
         architecture = next(n.architecture for n in plan.others if n.architecture.id == id)
         points.setdefault(id, SurfacePoint(id, plan.first.phi, coordinates(plan.base, architecture), tuple(row)))
-    own = accuracies_of(records, plan.evaluator, [plan.base.id], settings.seeds)[plan.base.id]
+    own = parts.accuracies_of(records, plan.evaluator, [plan.base.id], settings.seeds)[plan.base.id]
     base = SurfacePoint(plan.base.id, 0.0, coordinates(plan.base, plan.base), tuple(own))
     return fit_surface([*points.values(), base], settings.confidence, settings.test_fraction)
 
@@ -266,7 +257,7 @@ def rules_of(plan: Plan, settings: GridSettings, races: Sequence[Race], standing
         beside, best = [rule for rule in plan.rules if rule.phi == race.phi], standings[race.phi].best
         if not beside or best is None:
             continue
-        seen = accuracies_of(records, plan.evaluator, [rule.architecture.id for rule in beside], settings.seeds)
+        seen = parts.accuracies_of(records, plan.evaluator, [rule.architecture.id for rule in beside], settings.seeds)
         slope = 0.0 if surface is None else surface.slope
         target = 2.0**race.phi * cost_of(plan.base).macs
         macs = {**{rule.architecture.id: rule.scaled.cost for rule in beside},

@@ -161,10 +161,11 @@ def can_evaluate(network: Architecture, evaluator: Any) -> bool:
     return True
 
 
-def accuracies_of(records: Sequence[Record], evaluator: Any, ids: Iterable[str], seeds: Sequence[int]) -> dict[str, list[float | None]]:
-    """Architecture id → accuracy per seed of whole evaluations by this evaluator, None where that failed or is missing."""
-    last = len(rungs_of(evaluator)) - 1
-    found = {(r.id, r.seed): r.accuracy for r in records if r.ok and r.rung == last and r.fingerprint == evaluator.fingerprint}
+def accuracies_of(records: Sequence[Record], evaluator: Any, ids: Iterable[str], seeds: Sequence[int],
+                  rung: int = -1) -> dict[str, list[float | None]]:
+    """Architecture id → accuracy per seed by this evaluator at a rung (-1: the whole), None where that failed or is missing."""
+    wanted = range(len(rungs_of(evaluator)))[rung]
+    found = {(r.id, r.seed): r.accuracy for r in records if r.ok and r.rung == wanted and r.fingerprint == evaluator.fingerprint}
     return {id: [found.get((id, seed)) for seed in seeds] for id in ids}
 
 

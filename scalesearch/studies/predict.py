@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,15 +32,17 @@ def run(settings: PredictSettings, screen: Screen) -> dict[str, Any]:
 
     from scalesearch.studies.kept import load_weights_of
     from scalesearch.training.devices import torch_device
-    from scalesearch.training.pictures import as_inputs, class_names, find_pictures, read_pictures
+    from scalesearch.training.pictures import as_inputs, class_names, fault_of, find_pictures, read_pictures
 
     if settings.top < 1:
         raise ConfigError(f"top={settings.top}: at least 1 class")
+    if settings.resolution is not None and settings.resolution < 1:
+        raise ConfigError(f"resolution={settings.resolution}: at least 1 pixel")
     paths, device = find_pictures(settings.image), torch_device(settings.device)
+    if all(fault_of(path) for path in paths):
+        raise none_readable([fault for path in paths if (fault := fault_of(path))])
     weights = load_weights_of(settings.weights)
     resolution = weights.architecture.resolution if settings.resolution is None else settings.resolution
-    if resolution < 1:
-        raise ConfigError(f"resolution={resolution}: at least 1 pixel")
     model, names = weights.build(resolution=resolution).to(device).eval(), class_names(weights)
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
@@ -54,10 +57,15 @@ def run(settings: PredictSettings, screen: Screen) -> dict[str, Any]:
                                               for probability, number in zip(*row, strict=True)]}
                  for path, *row in zip(pictures.paths, top.values.tolist(), top.indices.tolist(), strict=True)]
     if not rows:
-        raise DataError(skipped[0] if len(skipped) == 1 else f"none of {len(skipped)} pictures can be read; {skipped[0]}")
+        raise none_readable(skipped)
     return {"weights": settings.weights, "digest": weights.digest, "network": weights.architecture.name, "resolution": resolution,
             "classes": len(names), "names": weights.class_names is not None or not names[0] == "class 0",
             "images": rows, "skipped": skipped}
+
+
+def none_readable(faults: Sequence[str]) -> DataError:
+    """Of pictures none of which can be read, a line each."""
+    return DataError(faults[0] if len(faults) == 1 else f"none of {len(faults)} pictures can be read; {faults[0]}")
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

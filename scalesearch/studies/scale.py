@@ -14,8 +14,8 @@ from typing import Any, Literal
 from scalesearch.architecture import Architecture, load_architecture
 from scalesearch.config import convert, format_count, from_mapping, parse_count, to_mapping
 from scalesearch.cost import cost_of
-from scalesearch.errors import ConfigError, RunError
-from scalesearch.scaling import ScalingRule, load_rule, solve_phi
+from scalesearch.errors import ConfigError, RunError, unknown
+from scalesearch.scaling import RULES, ScalingRule, load_rule, solve_phi
 from scalesearch.screen import Screen
 from scalesearch.studies import parts
 from scalesearch.studies.members import Member, own_recipe, write_family
@@ -85,15 +85,24 @@ def rule_of(settings: ScaleSettings) -> ScalingRule:
     return replace(rule, stage_depths=settings.stage_depths, late_depth=None) if settings.stage_depths else rule
 
 
-def rule_of_run(folder: Path) -> ScalingRule:
+def rule_named(name: str, setting: str) -> ScalingRule:
+    """A rule by its name, or the one that the finished `grid` run in the folder `name` found; errors name the setting."""
+    if name in RULES:
+        return RULES[name]
+    if Path(name).is_dir():
+        return rule_of_run(Path(name), setting)
+    raise ConfigError(f"{setting}={name}: {unknown('scaling rule', name, RULES)}, or the folder of a finished run of `grid`")
+
+
+def rule_of_run(folder: Path, setting: str = "coefficients") -> ScalingRule:
     """The scaling rule that a finished `grid` run found: the one it recommends, else its best (α, β, γ).
 
-    RunError in one line for a folder that is no finished run of `grid`.
+    RunError in one line, naming the setting, for a folder that is no finished run of `grid`.
     """
     result = parts.read_result(folder)
     best = result.get("best")
     if result.get("rule") is None and not (isinstance(best, Mapping) and "representative" in best):
-        raise RunError(f"coefficients={folder}: not a run of `grid`")
+        raise RunError(f"{setting}={folder}: not a run of `grid`")
     try:
         if result.get("rule") is not None:
             return from_mapping(ScalingRule, result["rule"])
@@ -125,15 +134,16 @@ def parse_range(text: str, name: str) -> list[float]:
     >>> parse_range("0..3", "phi"), parse_range("-1,0.5", "phi")
     ([0.0, 1.0, 2.0, 3.0], [-1.0, 0.5])
     """
+    how = "one such as 0.5, a list such as 0.5,1,2 or a range such as 0..7"
     if ".." in text:
         first, _, last = text.partition("..")
-        low, high = convert(first, float, name), convert(last, float, name)
+        low, high = parse_count(first, name, how), parse_count(last, name, how)
         if high < low or high - low > 100:
             raise ConfigError(f"{name}={text}: a range goes from low to high, by a hundred at most, such as {name}=0..7")
         return [low + step for step in range(int(math.floor(high - low + 1e-9)) + 1)]
-    values = list(convert(text, tuple[float, ...], name))
+    values = [parse_count(part, name, how) for part in convert(text, tuple[str, ...], name)]
     if not values:
-        raise ConfigError(f"{name}={text}: write a number, a list such as 0.5,1,2 or a range such as 0..7")
+        raise ConfigError(f"{name}={text}: no number; write {how}")
     return values
 
 
@@ -190,11 +200,20 @@ def _factor_rows(row: dict[str, Any]) -> list[list[Any]]:
     lines = []
     for kind in ("nominal", "rounded"):
         f = row[kind]
-        lines.append([f"{row['phi']:g}" if kind == "nominal" else "", kind, f"{f['depth']:.3f}", f"{f['width']:.3f}",
-                      f"{f['resolution']:.3f}", f"{f['cost']:.3f}×", "", ""])
-    lines.append(["", "realised", "", "", f"{row['resolution']} px", f"{row['cost_ratio']:.3f}×",
+        lines.append([f"{row['phi']:g}" if kind == "nominal" else "", kind, _factor(f["depth"]), _factor(f["width"]),
+                      _factor(f["resolution"]), f"{_factor(f['cost'])}×", "", ""])
+    lines.append(["", "realised", "", "", f"{row['resolution']} px", f"{_factor(row['cost_ratio'])}×",
                   f"{row['macs']:,} ({format_count(row['macs'])})", f"{row['params']:,}"])
     return lines
+
+
+def _factor(value: float) -> str:
+    """To a thousandth; of a far negative φ nothing is 0.000 times the base.
+
+    >>> _factor(1.2), _factor(0.0001)
+    ('1.200', 'below 0.001')
+    """
+    return f"{value:.3f}" if value >= 0.0005 else "below 0.001"
 
 
 def stage_difference(base: Architecture, other: Architecture) -> list[list[str]]:

@@ -101,11 +101,12 @@ def memory_notes(members: Sequence[Sized], recipe: Recipe, free: int | None) -> 
             groups.setdefault(fitting_batch(member.network, recipe, free), []).append(member)
     if not groups:
         return
-    ways = [f"recipe.micro_batch={fits} for {_phis(m.phi for m in group)}" for fits, group in groups.items() if fits]
-    hopeless = [f"nothing for {_phis(m.phi for m in groups[0])}, of which not even {SMALLEST_BATCH} images fit"] if 0 in groups else []
+    sizes = ", ".join(f"{fits} ({_phis(m.phi for m in group)})" for fits, group in groups.items() if fits)
+    ways = [f"on this CPU use recipe.micro_batch={sizes}"] if sizes else []
+    hopeless = [f"not even {SMALLEST_BATCH} images fit for {_phis(m.phi for m in groups[0])}"] if 0 in groups else []
     first = next(m for m in members if m.memory > MEMORY_SHARE * free)
-    yield (f"φ={first.phi:g}: a training step of {_batch(recipe)} images takes {first.memory / 1e9:.3g} GB and {free / 1e9:.3g} GB of this "
-           f"machine's memory are free; on its CPU train with {', '.join([*ways, *hopeless])}")
+    yield (f"φ={first.phi:g}: a step of {_batch(recipe)} images takes {first.memory / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
+           f"{'; '.join([*ways, *hopeless])}")
 
 
 def fitting_batch(network: Architecture, recipe: Recipe, free: float) -> int:

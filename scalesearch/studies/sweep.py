@@ -32,6 +32,8 @@ from scalesearch.studies.sweep_show import show, show_plan
 __all__ = ["SweepSettings", "run", "show"]
 
 ORIGIN = "sweep"
+# By id of the network, per seed; None: missing.
+Accuracies = Mapping[str, Sequence[float | None]]
 # What may be added to a run that is continued: every training is known by its network and seed, so none is done twice.
 MORE = ("axis", "ratios", "seeds", "published", "confidence")
 
@@ -50,7 +52,8 @@ def run(settings: SweepSettings, screen: Screen) -> dict[str, Any]:
     started, before = time.monotonic(), len(RecordFile(folder / "records.jsonl").read())
     with RecordFile(folder / "records.jsonl") as records:
         train_all(plan, settings, records, folder, screen)
-    result = summarise(plan, settings, accuracies_of(records.read(), evaluator, settings.seeds), folder)
+    ids = {network.id for network in (*plan.networks, *(base.base for base in plan.bases))}
+    result = summarise(plan, settings, parts.accuracies_of(records.read(), evaluator, ids, settings.seeds), folder)
     if all(base["mean"] is None and all(row["mean"] is None for row in base["networks"]) for base in result["bases"]):
         raise RunError(f"{folder}: no training succeeded; the causes are in {folder}/records.jsonl")
     result |= spent(records.read(), folder, time.monotonic() - started, before)
@@ -75,15 +78,6 @@ def train_all(plan: SweepPlan, settings: SweepSettings, records: RecordFile, fol
             evaluate_networks(group, plan.evaluator, AccuracyReward(), records=records, origin=origin, seeds=settings.seeds,
                               values=[values.get(network.id, {}) for network in group], executor=executor, folder=folder,
                               on_record=on_record)
-
-
-Accuracies = Mapping[str, Sequence[float | None]]
-
-
-def accuracies_of(records: Sequence[Record], evaluator: Any, seeds: Sequence[int]) -> Accuracies:
-    """Architecture id → accuracy per seed, None where that training failed or is missing."""
-    found = {(r.id, r.seed): r.accuracy for r in records if r.ok and r.fingerprint == evaluator.fingerprint}
-    return {id: tuple(found.get((id, seed)) for seed in seeds) for id in {r.id for r in records}}
 
 
 # ------------------------------------------------------------------ the answer

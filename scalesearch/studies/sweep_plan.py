@@ -17,11 +17,12 @@ from typing import Any, Literal
 from scalesearch.architecture import Architecture, load_architecture
 from scalesearch.config import convert
 from scalesearch.cost import cost_of
-from scalesearch.errors import BudgetError, ConfigError, EvaluatorError, unknown
-from scalesearch.scaling import RULES, Proxy, ScalingRule, load_proxy, load_rule
+from scalesearch.errors import BudgetError, ConfigError
+from scalesearch.scaling import MOST, RULES, Proxy, ScalingRule, load_proxy
 from scalesearch.studies import parts
 from scalesearch.studies.equal_cost import scale_to_cost
 from scalesearch.studies.published_scaling import published_rows, rounding_of, with_rounding
+from scalesearch.studies.scale import rule_named
 from scalesearch.studies.train import check_memory
 
 # Axes that move one dimension; every other one is compared with the best of these.
@@ -137,11 +138,13 @@ def check(settings: SweepSettings) -> None:
                           "for them to be held out by")
     if not 0 < settings.confidence < 1:
         raise ConfigError(f"confidence={settings.confidence:g}: it lies between 0 and 1, such as confidence=0.95")
-    if settings.factors is None and (not settings.ratios or min(settings.ratios) <= 0 or 1.0 in settings.ratios):
-        raise ConfigError(f"ratios={','.join(f'{r:g}' for r in settings.ratios)}: multiples of the base's cost, such as ratios=2,4")
+    within = all(0 < ratio <= MOST and ratio != 1 for ratio in settings.ratios)
+    if settings.factors is None and not (settings.ratios and within):
+        raise ConfigError(f"ratios={','.join(f'{r:.10g}' for r in settings.ratios)}: multiples of the base's cost, such as ratios=2,4; "
+                          f"above 0, at most {MOST}, and none is 1")
     if settings.resolution is not None and settings.resolution < 1:
         raise ConfigError(f"resolution={settings.resolution}: the base's pixels, at least 1")
-    labels = [label_of(axis) for axis in settings.axis if axis_rule(axis)]
+    labels = [label_of(axis) for axis in settings.axis if rule_named(axis, "axis")]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"axis={','.join(settings.axis)}: two of them are called {max(labels, key=labels.count)}; rename one run folder")
 
@@ -195,7 +198,7 @@ def part_of(text: str, pixels: int) -> Proxy:
 def resolution_growth(settings: SweepSettings) -> float:
     """The largest nominal multiplier of the resolution in the sweep."""
     own = [resolution for axis in settings.axis for _, _, resolution in literal(axis, settings)] if settings.factors is not None else \
-          [_phi(axis_rule(axis), ratio) for axis in settings.axis for ratio in settings.ratios]
+          [_phi(rule_named(axis, "axis"), ratio) for axis in settings.axis for ratio in settings.ratios]
     return max([1.0, *own]) * max(resolution for _, resolution in starts(settings))
 
 
@@ -219,24 +222,18 @@ def _pair(text: str) -> tuple[float, float]:
 
 def _numbers(text: str, where: str) -> list[float]:
     """`1.4x1.2x1.3` as its numbers, all above 0."""
-    numbers: list[float] = [convert(part.strip(), float, where) for part in text.split("x")]
+    try:
+        numbers: list[float] = [convert(part.strip(), float, where) for part in text.split("x")]
+    except ConfigError:
+        raise ConfigError(f"{where}={text}: not a number; write multipliers such as 2, or several as in 1.4x1.2x1.3") from None
     if min(numbers) <= 0:
         raise ConfigError(f"{where}={text}: multipliers are above 0")
+    if max(numbers) > MOST:
+        raise ConfigError(f"{where}={text}: no machine holds a network multiplied by more than {MOST}; write one such as 2")
     return numbers
 
 
 # ------------------------------------------------------------------ axes
-
-
-def axis_rule(axis: str) -> ScalingRule:
-    """A named rule, or the one that a finished run of `grid` found."""
-    if axis in RULES:
-        return load_rule(axis)
-    if Path(axis).is_dir():
-        from scalesearch.studies.scale import rule_of_run
-
-        return rule_of_run(Path(axis))
-    raise ConfigError(unknown("axis", axis, RULES) + ", or the folder of a finished run of grid")
 
 
 def label_of(axis: str) -> str:
@@ -261,27 +258,17 @@ def _dimensions(network: Architecture) -> tuple[Any, Any, int]:
     return tuple(stage.layers for stage in network.stages), channels, network.resolution
 
 
-def can_train(network: Architecture, evaluator: Any) -> bool:
-    if evaluator is None:
-        return True
-    try:
-        evaluator.check(network)
-    except EvaluatorError:
-        return False
-    return True
-
-
 # ------------------------------------------------------------------ to a cost
 
 
 def to_ratio(base: Architecture, axis: str, start: tuple[float, float], ratio: float, evaluator: Any) -> Member | None:
     """The base, given its start, scaled along an axis to `ratio` times the base's cost; None where the start costs that much already."""
-    rule, target = with_rounding(axis_rule(axis), base), ratio * cost_of(base).macs
+    rule, target = with_rounding(rule_named(axis, "axis"), base), ratio * cost_of(base).macs
     first = started(base, start)
     if start != (1.0, 1.0) and cost_of(first).macs >= target:
         return None
     alone = pure(axis, first)
-    found = scale_to_cost(first, target, rule, accepts=lambda network: alone(network) and can_train(network, evaluator))
+    found = scale_to_cost(first, target, rule, accepts=lambda network: alone(network) and parts.can_evaluate(network, evaluator))
     if not 1 / NEAR <= found.ratio <= NEAR:
         nearest = found.cost / cost_of(base).macs
         raise BudgetError(f"ratios={ratio:g}: along axis={axis} {base.name} gets no nearer than {nearest:.2f} times its cost; "

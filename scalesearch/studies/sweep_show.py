@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scalesearch.config import format_count
-from scalesearch.report.sweep import cautions, gain_words, own_row, slope_words, why_none
+from scalesearch.report.sweep import cautions, factor_words, gain_words, own_row, slope_words, why_none
 from scalesearch.screen import Screen
 from scalesearch.studies import parts
 from scalesearch.studies.sweep_plan import SweepPlan, SweepSettings
@@ -18,6 +18,9 @@ def show_plan(plan: SweepPlan, settings: SweepSettings, screen: Screen) -> None:
         stand_in = "" if base.proxy == "none" else f" (proxy={base.proxy}, the stand-in for {base.of})"
         screen.status(f"base      {base.base.name}: {base.macs:,} multiply-adds at {base.base.resolution} px{stand_in}")
         screen.status("networks  " + ", ".join(f"{m.way} {m.macs / base.macs:.2f}×" for m in base.members))
+        far = factor_words((m.way, m.depth * m.width**2 * m.resolution**2, m.macs / base.macs) for m in base.members)
+        if settings.factors is not None and far is not None:
+            screen.status(f"note      {far}")
     screen.status(f"accuracy  {plan.evaluator.name}: {plan.evaluator.note}")
     networks = {network.id: network for network in [*(base.base for base in plan.bases), *plan.networks]}
     seeds = len(settings.seeds)
@@ -34,6 +37,7 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         show_published(result, screen)
     if not result["train"]:
         screen.print("accuracy  none: train=false prints costs alone")
+        show_cautions(result, screen)
         return
     for base in result["bases"]:
         for line in verdict_lines(base, result):
@@ -42,11 +46,15 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     best = max((row["mean"] or 0.0 for base in result["bases"] for row in base["networks"]), default=0.0)
     if result["data"] is not None and best < 2 / result["data"]["classes"]:
         screen.print("warning   the best is hardly above chance: train longer (recipe.epochs) before reading anything into this")
-    for line in cautions(result):
-        screen.print(f"note      {line}")
+    show_cautions(result, screen)
     screen.print(f"run       {result['run']}")
     if "report" in result:
         screen.print(f"report    {result['report']}")
+
+
+def show_cautions(result: Mapping[str, Any], screen: Screen) -> None:
+    for line in cautions(result):
+        screen.print(f"note      {line}")
 
 
 def show_networks(base: Mapping[str, Any], result: Mapping[str, Any], screen: Screen) -> None:

@@ -34,6 +34,7 @@ class Description:
     own_validation  the source brings its own validation images, instead of a share of the training ones
     own_test        the same of the test images
     formats         kind of file (JPEG, PNG …, array) → images of the sample
+    lost            classes with images in the sample, none of which can be read
     """
 
     name: str
@@ -53,6 +54,7 @@ class Description:
     own_validation: bool
     own_test: bool
     formats: Mapping[str, int] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
 
 def describe(settings: DataSettings) -> Description:
@@ -64,14 +66,14 @@ def describe(settings: DataSettings) -> Description:
     side = stored.side if stored else settings.size or store.own_side(store.listings_of(source, "train"))
     counts = _counts(source, stored, settings)
     learnt = [sum(pair) for pair in zip(counts["train"], counts["validation"], strict=True)]
-    headers, unreadable = _sample(source)
+    headers, unreadable, lost = _sample(source)
     widths, heights = _spread([header.width for header in headers]), _spread([header.height for header in headers])
     return Description(
         source.name, source.classes, counts, widths, heights, len(headers), max(learnt) / max(min(learnt), 1), side, settings.keep,
         {part: store.store_bytes(sum(numbers), side, settings.keep) for part, numbers in counts.items()}, folder, stored is not None,
         tuple(dict.fromkeys((*(stored.skipped if stored else ()), *unreadable))),
         source.mirror if settings.mirror is None else settings.mirror, source.validation is not None, given.test is not None,
-        dict(Counter(header.kind for header in headers).most_common()))
+        dict(Counter(header.kind for header in headers).most_common()), tuple(source.classes[label] for label in lost))
 
 
 def _counts(source: Source, stored: store.Store | None, settings: DataSettings) -> dict[str, tuple[int, ...]]:
@@ -85,16 +87,19 @@ def _counts(source: Source, stored: store.Store | None, settings: DataSettings) 
     return {part: tuple(np.bincount(numbers, minlength=len(source.classes)).tolist()) for part, numbers in parts.items()}
 
 
-def _sample(source: Source) -> tuple[list[Header], list[str]]:
-    """Headers of training images, and the names of those that have none."""
-    headers, unreadable = list[Header](), list[str]()
+def _sample(source: Source) -> tuple[list[Header], list[str], list[int]]:
+    """Headers of training images, the names of those that have none, and the class numbers of which no image has one."""
+    headers, unreadable, readable = list[Header](), list[str](), set[int]()
+    rows = store.sample_rows(len(source.train))
+    labels = source.train.labels[rows].tolist()
     with quiet():
-        for name, image in source.train.read(store.sample_rows(len(source.train))):
+        for label, (name, image) in zip(labels, source.train.read(rows), strict=True):
             try:
                 headers.append(read_header(name, image))
+                readable.add(label)
             except DataError:
                 unreadable.append(name)
-    return headers, unreadable
+    return headers, unreadable, sorted(set(labels) - readable)
 
 
 def _spread(values: Sequence[int]) -> tuple[int, int, int]:

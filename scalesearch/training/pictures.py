@@ -19,7 +19,7 @@ from scalesearch.errors import ConfigError, DataError
 from scalesearch.networks.pretrained import Pretrained, View
 from scalesearch.training.augment import Images, normalise
 from scalesearch.training.data import ImageSet
-from scalesearch.training.images import decode_image, quiet
+from scalesearch.training.images import decode_image, quiet, read_header
 from scalesearch.training.sources import SUFFIXES
 
 
@@ -57,6 +57,16 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     if not found:
         raise ConfigError("image=: name a file, several with commas, a folder or a pattern such as 'photos/*.jpg'")
     return list(dict.fromkeys(found))
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a picture as far as its header tells; None: nothing. Takes no time beside loading a network."""
+    try:
+        with quiet():
+            read_header(str(path), path)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def read_pictures(paths: Sequence[Path], view: View, resolution: int) -> Pictures:

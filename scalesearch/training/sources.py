@@ -109,6 +109,9 @@ def _folder_source(name: str, root: Path, names: Mapping[str, Sequence[str]]) ->
     train = parts["train"] or root
     if train is root and any(parts.values()):
         raise DataError(f"{shown(root)}: it has {', '.join(sorted(p.name for p in parts.values() if p))}/ but no train/ folder")
+    if train is root and (inside := _wrapped(root, names["train"])) is not None:
+        raise DataError(f"data.root={shown(root)}: too high, its only folder is {shown(inside.relative_to(root))}/; "
+                        f"write data.root={shown(inside)}")
     classes = tuple(path.name for path in _folders(train))
     if not classes:
         raise DataError(f"{shown(train)}: no class folders; put the images of each class into a folder of its own")
@@ -120,6 +123,16 @@ def _folder_source(name: str, root: Path, names: Mapping[str, Sequence[str]]) ->
             listings[part] = files_listing(files)
     return Source(name, tuple(map(shown, classes)), hash_of([str(root.resolve()), *seen]), listings["train"],
                   listings.get("validation"), listings.get("test"))
+
+
+def _wrapped(root: Path, train: Sequence[str]) -> Path | None:
+    """The only folder in `root`, at any depth, that holds a train/ folder or several folders, as a root does."""
+    while len(folders := _folders(root)) == 1:
+        root = folders[0]
+        inside = _folders(root)
+        if len(inside) > 1 or any(path.name in train for path in inside):
+            return root
+    return None
 
 
 def _folders(path: Path) -> list[Path]:

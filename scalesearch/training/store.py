@@ -183,8 +183,9 @@ def _check(stored: Store, folder: Path, source: Source, listings: Sequence[Listi
     present = set(stored.labels[:stored.counts[0]].tolist())
     missing = [name for number, name in enumerate(source.classes) if number not in present]
     if missing and listings[0] is source.train:
-        raise DataError(f"data={source.name}: no readable image of class '{missing[0]}' is left after skipping {others + 1}, "
-                        f"for example {first.name}")
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataError(f"data={source.name}: no readable image of class '{missing[0]}'{more} is left after skipping {others + 1}, "
+                        f"for example {first.name}; repair them or remove the class")
 
 
 def _repaired(stored: Store, listings: Sequence[Listing], settings: DataSettings) -> bool:

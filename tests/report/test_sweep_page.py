@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scalesearch.config import to_mapping
 from scalesearch.records import open_run
 from scalesearch.report import write_report
 from scalesearch.report.sweep import base_sentences, cautions, own_row, sentence_of
+from scalesearch.screen import Screen
 from scalesearch.studies import parts, sweep, sweep_plan
 
 ACCURACIES = {"depth": 0.60, "width": 0.62, "resolution": 0.61, "compound": 0.70}
@@ -75,6 +77,32 @@ def test_costs_off_the_target_and_enlarged_images_are_said(result: dict[str, Any
                                                                for base in result["bases"]]})
     assert any("compound 4.74× for 4.13×" in line for line in said)
     assert any("Images of 128 px are enlarged to 300, 448 px" in line for line in said)
+
+
+def test_costs_off_the_factors_are_said_in_one_line() -> None:
+    """One-layer stages double at any factor above 1; where costs are as the factors say, and at equal cost, there is no line."""
+    def said(**settings: Any) -> list[str]:
+        settings = {"train": False, **settings}
+        return [line for line in cautions(sweep.run(sweep.SweepSettings(**settings), Screen("json"))) if "factors" in line]
+
+    assert said(axis=("depth",), factors="1.001") == [
+        "Rounding makes another cost of the factors: depth 1.48× where they say 1.00×."]
+    assert said(axis=("resolution",), factors="2") == [] == said(axis=("depth",), ratios=(2.0,))
+    line, = said(base=("efficientnet_b0", "mobilenet_v1"), axis=("depth",), factors="1.001,1.1,1.2,1.3")
+    assert line.count("where they say") == 4 and "efficientnet_b0 depth 1.48× where they say 1.00×" in line and line.endswith(" more.")
+
+
+def test_multipliers_that_the_paper_does_not_print_are_named_with_their_owner(capsys: pytest.CaptureFixture[str]) -> None:
+    bases = ("mobilenet_v1", "mobilenet_v2")
+    settings = sweep.SweepSettings(base=bases, axis=("compound",), factors="compound:1.4x1.2x1.3", published="table3", train=False)
+    found = sweep.run(settings, Screen("json"))
+    line = ("The paper prints no multipliers for compound of mobilenet_v2: built here with 1.4 × 1.2 × 1.3, those of "
+            "mobilenet_v1, so that neither cost nor accuracy is to be held against the paper's.")
+    assert [said for said in cautions(found) if "prints" in said] == [line]
+    sweep.show(found, Screen("text"))
+    assert line in " ".join(capsys.readouterr().out.split())
+    alone = sweep.run(replace(settings, base=bases[:1]), Screen("json"))
+    assert not any("prints" in said for said in cautions(alone))
 
 
 def test_ties_and_single_seeds_are_worded_as_such(result: dict[str, Any]) -> None:

@@ -104,10 +104,10 @@ def test_the_third_coefficient_is_solved_for(dimension: Any) -> None:
 
 def test_solving_gives_distinct_networks_nearer_the_target() -> None:
     space = CompoundSpace(step=0.1)
-    networks = space.solved("resolution", tolerance=0.02)
+    solving = CompoundSpace(step=0.1, solve="resolution")
+    networks = solving.networks(tolerance=0.02)
     assert len({n.architecture.id for n in networks}) == len(networks) > len(space.networks(tolerance=0.02))
     assert all(abs(n.ratio - 2) <= 0.04 for n in networks)
-    solving = CompoundSpace(step=0.1, solve="resolution")
     assert solving.count(tolerance=0.02) == (sum(len(n.coefficients) for n in networks), len(networks))
     for alpha, beta, gamma in networks[0].coefficients:
         values = {"alpha": alpha, "beta": beta, "gamma": gamma}
@@ -115,6 +115,12 @@ def test_solving_gives_distinct_networks_nearer_the_target() -> None:
         assert {alpha, beta} <= set(space.parameters[0].choices) and gamma not in space.parameters[2].choices
     with pytest.raises(ConfigError, match="did you mean 'depth'"):
         CompoundSpace(solve="deph")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("phi", [-50.0, 60.0, 1e6, -1e6, float("nan")])
+def test_a_phi_of_no_network_worth_training_is_one_line(phi: float) -> None:
+    with pytest.raises(ConfigError, match=r"^phi=.*: networks of 2\^φ times the base's cost; write a φ from -10 to 10, such as 1$"):
+        CompoundSpace(phi=phi)
 
 
 def test_solving_the_nominal_constraint() -> None:

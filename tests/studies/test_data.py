@@ -131,6 +131,20 @@ def test_every_broken_file_is_named_where_a_training_stops_at_the_first() -> Non
     assert not looked_at(root, store="false", **{"data.on_error": "skip"})["refused"]
 
 
+def test_a_class_without_a_readable_image_is_one_line() -> None:
+    root = folder_of({f"train/{name}": 12 for name in "abc"})
+    for path in (root / "train" / "b").iterdir():
+        path.write_bytes(b"no image")
+    for there in (False, True):  # whether a store has been written already
+        result = looked_at(root, store="false", **{"data.on_error": "skip"})
+        assert result["stored"]["there_before"] == there
+        assert result["warnings"][0].startswith("class b: none of its images that were looked at can be read")
+        assert sum("class b" in text for text in result["warnings"]) == 1 and "are left out (data.on_error=skip)" in result["warnings"][1]
+        with pytest.raises(DataError, match="no readable image of class 'b' is left .*; repair them or remove the class"):
+            looked_at(root, **{"data.on_error": "skip"})
+    assert looked_at(root, store="false")["imbalance"]["smallest_images"] > 0
+
+
 def test_copies_are_named_by_their_files_although_files_before_them_are_broken() -> None:
     root = folder_of({f"{part}/{name}": 12 for part in ("train", "val", "test") for name in "ab"})
     break_files(root)

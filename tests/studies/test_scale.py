@@ -39,6 +39,33 @@ def test_a_range_of_phi_is_a_family_of_growing_cost() -> None:
     assert [m["macs"] for m in members] == sorted(m["macs"] for m in members)
 
 
+@pytest.mark.parametrize("text", ["abc", "1,abc", "x..3", "0..nan", "inf", "0.5,,x"])
+def test_a_phi_that_is_no_number_says_what_phi_may_be(text: str) -> None:
+    how = "not a number; write one such as 0.5, a list such as 0.5,1,2 or a range such as 0..7"
+    with pytest.raises(ConfigError, match=rf"^phi=(abc|x|nan|inf): {how}$"):
+        scaled(phi=text)
+    with pytest.raises(ConfigError, match="targets=abc: not a number; write it as 400M"):
+        scaled(targets="1G,abc")
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"phi": "1e6"}, "phi=1000000: no machine holds so large a network"),
+    ({"phi": "60"}, "phi=60 multiplies layers by 56,348, channels by 304 and pixels by 4,384: no machine holds that"),
+    ({"phi": "2000"}, "phi=2000 multiplies layers by over a million, channels by over a million and pixels by over a million"),
+    ({"phi": "-1e6", "alpha": 0.9}, "phi=-1000000: no machine holds so large a network"),
+])
+def test_a_phi_far_too_large_is_one_line_without_powers_of_ten(settings: dict, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        scaled(**settings)
+    assert str(caught.value).startswith(said) and "e+" not in str(caught.value)
+
+
+def test_a_phi_far_below_0_builds_no_factor_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    scale.show(scaled(phi="-50"), Screen("text"))
+    out = capsys.readouterr().out
+    assert "below 0.001" in out and "0.000" not in out
+
+
 def test_targets_are_kept_and_used_up() -> None:
     result = scaled(targets="100M,200M,400M,1G")
     for member, budget in zip(result["members"], (100e6, 200e6, 400e6, 1e9), strict=True):

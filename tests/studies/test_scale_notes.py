@@ -73,14 +73,15 @@ def test_memory_that_is_not_there_is_one_line() -> None:
     """The micro-batches named fit and twice as many would not."""
     free = 8e9
     found = notes_of(free, phi="0,1,4,9", recipe={"batch": 128})
-    assert len(found) == 1 and found[0].startswith("φ=0: a training step of 128 images takes 11.4 GB and 8 GB of this machine's")
+    assert len(found) == 1 and found[0].startswith("φ=0: a step of 128 images takes 11.4 GB, 8 GB are free; ") and len(found[0]) < 160
     b0 = load_architecture("efficientnet_b0")
     for phi, batch in ((0, 64), (1, 32), (4, 4)):
-        assert f"recipe.micro_batch={batch} for φ={phi:g}" in found[0]
+        assert f"{batch} (φ={phi:g})" in found[0].partition("on this CPU use recipe.micro_batch=")[2]
         network = RULES["compound"](b0, phi)
         fits, twice = (training_memory(network, n).peak <= 0.9 * free for n in (batch, 2 * batch))
         assert fits and not twice
-    assert found[0].endswith("nothing for φ=9, of which not even 2 images fit")
+    assert found[0].endswith("; not even 2 images fit for φ=9")
+    assert notes_of(free, phi="9", recipe={"batch": 128})[0].endswith("8 GB are free; not even 2 images fit for φ=9")
     assert notes_of(1e15, phi="0,9") == []
 
 

@@ -204,14 +204,20 @@ def test_failed_trainings_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ({"axis": "depht"}, "no axis 'depht'; did you mean 'depth'"),
+    ({"axis": "depht"}, "axis=depht: no scaling rule 'depht'; did you mean 'depth'"),
     ({"axis": "depth,depth"}, "name at least one, and none twice"),
     ({"ratios": "1,2"}, "multiples of the base's cost, such as ratios=2,4"),
     ({"axis": "depth", "ratios": "0.1"}, "gets no nearer than 0.45 times its cost; leave out that axis"),
     ({"factors": "depth:2"}, "none for axis=width; write width:2"),
     ({"factors": "depth:2 width:2 resolution:2 compound:2"}, "depth, width and resolution, such as compound:1.4x1.2x1.3"),
     ({"axis": "depth", "factors": "0,1"}, "multipliers are above 0"),
-    ({"axis": "depth", "factors": "1,x"}, "not a number"),
+    ({"axis": "depth", "factors": "1,y"}, "factors=y: not a number; write multipliers such as 2"),
+    ({"axis": "depth", "factors": "depth:x"}, "factors=x: not a number; write multipliers such as 2"),
+    ({"axis": "depth", "factors": "1e9"}, "factors=1e9: no machine holds a network multiplied by more than 1000"),
+    ({"axis": "depth", "ratios": "1e9"}, "ratios=1000000000: multiples of the base's cost, such as ratios=2,4; above 0, at most 1000"),
+    ({"axis": "depth", "ratios": "999"}, "gets no nearer than .* times its cost; leave out that axis"),
+    ({"ratios": "abc"}, "ratios=abc: not a number; write one such as 2, 0.5 or 1e-3, several with commas between$"),
+    ({"seeds": "abc"}, "seeds=abc: not a number; write a whole number such as 3, 64K or 400M, several with commas between$"),
     ({"bases": "2"}, "pairs of depth and resolution"),
     ({"folds": "2", "seeds": "0"}, "two seeds or more"),
     ({"confidence": "2"}, "between 0 and 1"),
@@ -221,8 +227,14 @@ def test_failed_trainings_are_left_out(tmp_path: Path) -> None:
 def test_a_mistake_names_the_way_out(tmp_path: Path, words: dict[str, str], message: str) -> None:
     with pytest.raises(ss.errors.ScalesearchError, match=message):
         run(tmp_path, train="false", **words)
-    with pytest.raises(ConfigError):
-        sweep_plan.axis_rule(str(tmp_path / "nowhere"))
+
+
+def test_an_axis_that_is_no_run_of_grid_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^axis=.*nowhere: no scaling rule .*, or the folder of a finished run of `grid`$"):
+        run(tmp_path, train="false", axis=str(tmp_path / "nowhere"))
+    (tmp_path / "result.json").write_text('{"best": {}}', encoding="utf-8")
+    with pytest.raises(RunError, match=r"^axis=.*: not a run of `grid`$"):
+        run(tmp_path, train="false", axis=str(tmp_path))
 
 
 # ------------------------------------------------------------------ for real

@@ -58,6 +58,15 @@ def test_nested_folders_links_and_other_files(make_folder, tmp_path):
     assert data.classes == ("cat", "dog") and np.bincount(data.data.labels).tolist() == [3, 5]
 
 
+@pytest.mark.parametrize(("above", "parts"), [("", "train/"), ("", ""), ("deeper/", "train/"), ("deeper/", "")])
+def test_a_root_that_is_too_high_names_the_right_one(make_folder, tmp_path, above, parts):
+    root = make_folder({f"{above}set/{parts}cat": 3, f"{above}set/{parts}dog": 3})
+    with pytest.raises(DataError) as caught:
+        load("folder", root, tmp_path)
+    assert str(caught.value) == f"data.root={root}: too high, its only folder is {above}set/; write data.root={root / above / 'set'}"
+    assert load("folder", root / above / "set", tmp_path, test=0).classes == ("cat", "dog")
+
+
 def test_suffixes_in_capitals(make_folder, tmp_path):
     root = make_folder({"a": 2, "b": 2})
     (root / "a/000.png").rename(root / "a/000.PNG")
@@ -102,7 +111,16 @@ def test_a_broken_image_is_named_or_skipped(make_folder, tmp_path):
 def test_skipping_a_whole_class_is_refused(make_folder, tmp_path):
     root = make_folder({"train/cat": 1, "train/dog": 3})
     (root / "train/cat/000.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"no readable image of class 'cat' is left after skipping 1, for example .*cat/000.png"):
+    with pytest.raises(DataError, match=r"no readable image of class 'cat' is left after skipping 1, for example .*cat/000.png; "
+                       "repair them or remove the class$"):
+        load("folder", root, tmp_path, test=0, on_error="skip")
+
+
+def test_skipping_two_whole_classes_says_so(make_folder, tmp_path):
+    root = make_folder({f"train/{name}": 1 for name in ("ant", "bee", "cat")})
+    for name in ("ant", "bee"):
+        (root / "train" / name / "000.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"no readable image of class 'ant' \(and 1 more\) is left after skipping 2, "):
         load("folder", root, tmp_path, test=0, on_error="skip")
 
 

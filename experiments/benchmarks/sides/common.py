@@ -73,6 +73,18 @@ def write_jpegs(source: Path, folder: Path, count: int) -> int:
     return len(chosen)
 
 
+def write_digits(folder: Path, count: int) -> int:
+    """The first of scikit-learn's digits as folder/<digit>/<row>.png, 8x8 grey."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    for row, (image, label) in enumerate(zip(images[:count], labels, strict=False)):
+        path = folder / str(label) / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.round(image.reshape(8, 8) * (255 / 16)).astype(np.uint8)).save(path)
+    return len(images[:count])
+
+
 def write_noise_jpegs(folder: Path, count: int, side: int) -> None:
     """Random pictures in ten class folders, smooth enough to be as large in bytes as photographs."""
     rng = np.random.default_rng(0)

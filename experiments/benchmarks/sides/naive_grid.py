@@ -1,4 +1,4 @@
-"""The grid that a user would write: a loop over the coefficients, a whole training for each, JPEGs decoded in every epoch."""
+"""The grid that a user would write: a loop over the coefficients, a whole training for each, files decoded in every epoch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def train_one(architecture: Architecture, folder: Path, recipe: Recipe, fold: in
     model: torch.nn.Module = timm.create_model(register(architecture))
     side = transforms.Resize((architecture.resolution, architecture.resolution))
     tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
-    shown = ImageFolder(folder, transforms.Compose([side, transforms.RandomHorizontalFlip(), *tensor]))
+    mirror = [transforms.RandomHorizontalFlip()] if recipe.flip else []
+    shown = ImageFolder(folder, transforms.Compose([side, *mirror, *tensor]))
     held_out = ImageFolder(folder, transforms.Compose([side, *tensor]))
     rows = np.random.default_rng(0).permutation(len(shown))[: round((1 - TEST) * len(shown))]
     mine = np.arange(len(rows)) % folds == fold

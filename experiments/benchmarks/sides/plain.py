@@ -178,4 +178,4 @@ def to_tensor(mean: Sequence[float], deviation: Sequence[float]) -> list[Callabl
 
 def loader(dataset: Any, batch: int, loaders: int, **options: Any) -> DataLoader[Any]:
     """Workers outlive the epoch, which is more than the default grants."""
-    return DataLoader(dataset, batch, num_workers=loaders, persistent_workers=True, **options)
+    return DataLoader(dataset, batch, num_workers=loaders, persistent_workers=loaders > 0, **options)
