@@ -184,7 +184,8 @@ def network_table(networks: Sequence[Trained], mine: Choice, base: Architecture 
         Column("difference_high", ""), Column("", "to the best (points)", tables.with_interval(points)),
         Column("accuracies", ""))
     marked = frozenset(i for i, row in enumerate(rows) if row[3] in ("best", "tied"))
-    note = (f"{common.capital(mine.comparison.method)}. A range of α, β or γ stands for every step in it. Rounded: layers, "
+    carried = "Differences are at exactly the same cost, along the fitted slope. " if any(n.correction for n in networks) else ""
+    note = (f"{common.capital(mine.comparison.method)}. {carried}A range of α, β or γ stands for every step in it. Rounded: layers, "
             "channels and pixels over the base's, what rounding made of α, β and γ. Cost: realised, over the base's. Marked: best "
             "and tied. Networks without a standing were trained to show the other constraint's choice. The CSV has every triple "
             "and each accuracy.")

@@ -32,6 +32,7 @@ class Trained:
     architecture: Architecture | None
     told: tuple[float, Interval | None] | None = None  # mean and interval as the study says
     tied: bool | None = None  # as the study says, where a race has decided
+    correction: float = 0.0  # to exactly 2^φ times the cost, where that is what networks are compared at
     stopped: int | None = None  # epochs after which it was behind and went no further
 
     @property
@@ -81,8 +82,10 @@ def from_result(row: Mapping[str, Any], run: Run) -> Trained:
     ratio, mean_told, interval = row.get("cost_ratio"), row.get("mean"), row.get("interval")
     told = (float(mean_told), Interval(*interval) if interval else None) if mean_told is not None else None
     stopped = row.get("stopped") or {}
+    correction = 0.0 if run.config.get("constraint") == "nominal" else row.get("correction") or 0.0
     return Trained(str(row["id"]), int(row["macs"]), ratio, coefficients, representative, tuple(row.get("accuracies") or ()),
-                   constraints(run, row, coefficients, ratio), architecture, told, row.get("tied"), stopped.get("epochs"))
+                   constraints(run, row, coefficients, ratio), architecture, told, row.get("tied"), correction,
+                   stopped.get("epochs"))
 
 
 def constraints(run: Run, row: Mapping[str, Any], coefficients: Sequence[Triple], ratio: float | None) -> frozenset[str]:
@@ -130,10 +133,11 @@ def folds_of(run: Run) -> int:
     return int(run.config.get("folds") or inside or 1)
 
 
-def compare(run: Run, networks: Sequence[Trained], confidence: float | None = None) -> Comparison:
+def compare(run: Run, networks: Sequence[Trained], confidence: float | None = None, at_cost: bool = False) -> Comparison:
+    """As measured, or carried to exactly 2^φ times the cost."""
     folds = folds_of(run)
-    return compare_with_best({n.id: n.accuracies for n in networks}, confidence or common.confidence_of(run),
-                             1 / folds if folds > 1 else None)
+    rows = {n.id: [None if a is None else a + n.correction * at_cost for a in n.accuracies] for n in networks}
+    return compare_with_best(rows, confidence or common.confidence_of(run), 1 / folds if folds > 1 else None)
 
 
 def all_standings(run: Run, networks: Sequence[Trained], mine: Choice) -> dict[str, Standing]:
@@ -154,11 +158,11 @@ def choice_of(run: Run, networks: Sequence[Trained], constraint: str) -> Choice:
 
 
 def raced(run: Run, networks: Sequence[Trained]) -> Comparison:
-    """The run's own comparison: differences at the confidence of a look of its race, and its verdicts; means at the run's."""
-    alone, race = compare(run, networks), run.result.get("race")
-    if not isinstance(race, Mapping):
-        return alone
-    looked = compare(run, networks, float(race["confidence"]))
+    """The run's own comparison: differences at equal cost and the confidence of a look of its race, and its verdicts; means as
+    measured, at the run's."""
+    measured, race = compare(run, networks), run.result.get("race")
+    looked = compare(run, networks, float(race["confidence"]) if isinstance(race, Mapping) else None, at_cost=True)
     tied = {n.id: n.tied for n in networks}
-    return replace(looked, standings=tuple(replace(s, interval=alone[s.id].interval, tied=s.tied and tied.get(s.id) is not False)
-                                           for s in looked.standings))
+    return replace(looked, standings=tuple(
+        replace(s, mean=measured[s.id].mean, interval=measured[s.id].interval, tied=s.tied and tied.get(s.id) is not False)
+        for s in looked.standings))

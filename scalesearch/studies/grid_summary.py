@@ -90,14 +90,14 @@ def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records
     Stages are added by the run, since they begin from the best.
     """
     first, accuracies = races[0], {**_others(plan, settings, records), **races[0].full()}
-    standings = {race.phi: standings_of(race.full(), race, settings) for race in races}
+    surface = fit(plan, settings, races, records)
+    standings = {race.phi: standings_of(race, surface, settings) for race in races}
     comparison = standings[first.phi]
     if comparison.best is None:
         raise RunError(f"{folder}: no training succeeded; the causes are in {folder}/records.jsonl")
-    surface = fit(plan, settings, races, records)
     pooled = compare(accuracies, settings)
     networks = [_row(n, accuracies, comparison, pooled, first, surface, plan) for n in plan.networks]
-    networks.sort(key=lambda row: (not row[settings.constraint], -(row["mean"] if row["mean"] is not None else -1.0)))
+    networks.sort(key=lambda row: (not row[settings.constraint], _place(row, settings)))
     best = next(row for row in networks if row["id"] == comparison.best)
     base = parts.network_summary(plan.base, [r for r in records if r.id == plan.base.id])
     known = {record.key: record for record in reversed(records)}
@@ -107,8 +107,9 @@ def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records
             "step": plan.first.space.step, "triples": triples_of(plan.first, settings),
             "base": {**base, "proxy": plan.proxy}, "base_of": settings.base, "evaluator": plan.evaluator.name,
             "note": plan.evaluator.note, "folds": settings.folds, "repeats": settings.repeats, "confidence": settings.confidence,
-            "networks": networks, "best": best, "choices": choices(plan, settings, accuracies, networks), "method": comparison.method,
-            "visible_difference": comparison.visible, "rule": to_mapping(ScalingRule(*best["representative"])),
+            "networks": networks, "best": best, "method": comparison.method,
+            "choices": choices(plan, settings, accuracies, networks, comparison), "visible_difference": comparison.visible,
+            "rule": to_mapping(ScalingRule(*best["representative"])),
             "surface": None if surface is None else to_mapping(surface), "race": race_mapping(first, comparison.confidence),
             "slope": slope_of(surface, [n.architecture.id for level in plan.levels for n in level.networks]),
             "phis": None if len(races) == 1 else [
@@ -145,20 +146,36 @@ def compare(accuracies: Mapping[str, Sequence[float | None]], settings: GridSett
     return compare_with_best(accuracies, confidence or settings.confidence, settings.test_fraction)
 
 
-def standings_of(accuracies: Mapping[str, Sequence[float | None]], race: Race, settings: GridSettings) -> Comparison:
-    """All networks of a φ against the best: differences at the confidence of a look, as the race decides; means at the run's."""
-    found, alone = compare(accuracies, settings, looks_confidence(settings)), compare(accuracies, settings)
+def standings_of(race: Race, surface: Surface | None, settings: GridSettings) -> Comparison:
+    """All networks of a φ against the best, at equal cost: differences at the confidence of a look, as the race decides;
+    means as measured, at the run's."""
+    found, measured = compare(carried(race, surface, settings), settings, looks_confidence(settings)), compare(race.full(), settings)
     return dataclasses.replace(found, standings=tuple(
-        dataclasses.replace(s, interval=alone[s.id].interval, tied=s.tied and s.id not in race.behind) for s in found.standings))
+        dataclasses.replace(s, mean=measured[s.id].mean, interval=measured[s.id].interval, tied=s.tied and s.id not in race.behind)
+        for s in found.standings))
+
+
+def carried(race: Race, surface: Surface | None, settings: GridSettings) -> dict[str, list[float | None]]:
+    """Accuracies at exactly 2^φ times the cost, along the fitted slope; as measured where there is none, or where the
+    product is the constraint and cost is not."""
+    if surface is None or settings.constraint == "nominal":
+        return race.full()
+    return {id: _at(row, surface.correction.get(id, 0.0)) for id, row in race.full().items()}
+
+
+def _place(row: Mapping[str, Any], settings: GridSettings) -> float:
+    """Orders rows by what is compared, the best first."""
+    correction = 0.0 if settings.constraint == "nominal" else row["correction"] or 0.0
+    return 1.0 if row["mean"] is None else -row["mean"] - correction
 
 
 def choices(plan: Plan, settings: GridSettings, accuracies: Mapping[str, Sequence[float | None]],
-            rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What each constraint would choose at the first φ."""
+            rows: Sequence[Mapping[str, Any]], comparison: Comparison) -> dict[str, Any]:
+    """What each constraint would choose at the first φ; the one that is not the run's own by accuracies as measured."""
     found: dict[str, Any] = {}
     for constraint, members in (("realised", plan.realised), ("nominal", plan.nominal)):
         inside = {id: row for id, row in accuracies.items() if id in members}
-        chosen = compare(inside, settings).best if inside else None
+        chosen = comparison.best if constraint == settings.constraint else compare(inside, settings).best if inside else None
         found[constraint] = next((row for row in rows if row["id"] == chosen), None)
     return found
 
@@ -211,7 +228,7 @@ def _phi(level: Level, race: Race, comparison: Comparison, surface: Surface | No
     rows = [_row(n, accuracies, comparison, comparison, race, surface, plan) for n in level.networks]
     if level is not plan.first:  # trained for the run's own constraint alone
         rows = [{**row, "realised": settings.constraint == "realised", "nominal": settings.constraint == "nominal"} for row in rows]
-    rows.sort(key=lambda row: -(row["mean"] if row["mean"] is not None else -1.0))
+    rows.sort(key=lambda row: _place(row, settings))
     return {"phi": level.phi, "step": level.space.step, "triples": triples_of(level, settings), "networks": rows,
             "best": next((row for row in rows if row["id"] == comparison.best), None), "tied": list(comparison.tied),
             "method": comparison.method, "visible_difference": comparison.visible, "race": race_mapping(race, comparison.confidence)}

@@ -25,6 +25,8 @@ from scalesearch.cli import compose
 from scalesearch.config import from_mapping
 from scalesearch.errors import BudgetError, ConfigError
 from scalesearch.report.grid_beside import audit_lines
+from scalesearch.report.grid_numbers import choice_of, trained_networks
+from scalesearch.report.runs import read_run
 from scalesearch.screen import Screen
 from scalesearch.studies import grid, grid_audit, grid_plan, parts, scale
 from scalesearch.training.fidelity import Fidelity
@@ -336,6 +338,31 @@ def test_accuracies_are_carried_to_the_target_cost(tmp_path: Path) -> None:
     for row in result["networks"]:
         assert row["correction"] == pytest.approx(-slope["points"] * (math.log2(row["cost_ratio"]) - 1), abs=1e-9)
         assert row["corrected"] == pytest.approx(row["mean"] + row["correction"]) and sum(row["shares"]) == pytest.approx(1)
+
+
+def test_the_best_is_decided_at_equal_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where accuracy is a matter of cost alone, the dearest networks look best and are not."""
+    base = ss.cost_of(ss.load_architecture("efficientnet_b0")).macs
+
+    class Dear(Truth):
+        def evaluate(self, architecture: ss.Architecture, *, seed: int, folder: Path | None = None) -> ss.Evaluation:
+            noise = np.random.default_rng([int(architecture.id, 16), seed]).normal(0, 0.0002)
+            return ss.Evaluation(0.5 + 0.1 * math.log2(ss.cost_of(architecture).macs / base) + 0.01 * seed + noise)
+
+    monkeypatch.setitem(ss.EVALUATORS._rows, "dear", Dear)
+    words = dict(step="0.05", compare="false", evaluator="dear", race="false", folds="1", repeats="5", report="true", name="run")
+    rows = search(tmp_path, **words)["networks"]
+    measured = [row["mean"] for row in rows]
+    assert max(measured) - min(measured) > 0.01  # ten times the noise and more
+    assert sum(row["tied"] for row in rows) >= 0.8 * len(rows)
+    assert max(row["difference"] for row in rows) == 0.0 and min(row["difference"] for row in rows) > -0.002
+    page = read_run(tmp_path / "run")
+    told = choice_of(page, trained_networks(page), "realised").comparison
+    assert {s.id: (s.mean, s.tied) for s in told.standings} == {row["id"]: (row["mean"], row["tied"]) for row in rows}
+
+    nominal = search(tmp_path / "nominal", **{**words, "constraint": "nominal"})["networks"]  # its cost is no constraint
+    assert sum(row["tied"] for row in nominal) < len(nominal) / 2
+    assert nominal[0]["mean"] == max(row["mean"] for row in nominal)
 
 
 def test_the_surface_finds_the_dimension_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
