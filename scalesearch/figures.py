@@ -356,8 +356,11 @@ def _shapes(figure: Figure, axes: Axes, networks: Sequence[Scaled], paper: objec
 
 
 @styled
-def comparison_intervals(comparison: Comparison, labels: Mapping[str, str] | None = None) -> Figure:
-    """Each network's mean with its interval, and its difference to the best with the simultaneous interval."""
+def comparison_intervals(comparison: Comparison, labels: Mapping[str, str] | None = None, of_means: float | None = None) -> Figure:
+    """Each network's mean with its interval, and its difference to the best with the simultaneous interval.
+
+    of_means   confidence of the means' intervals; None: that of the differences
+    """
     rows = [s for s in comparison.standings if s.mean is not None][:MOST_ROWS]
     figure = Figure(figsize=(10.0, 1.9 + 0.30 * max(len(rows), 3)))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -375,8 +378,8 @@ def comparison_intervals(comparison: Comparison, labels: Mapping[str, str] | Non
     left.set_ylim(max(len(rows), 1) - 0.4, -0.6)
     for axes in (left, right):
         axes.grid(axis="y", visible=False)
-    left.set_xlabel(f"mean accuracy (%), {comparison.confidence:.0%} interval")
-    right.set_xlabel(f"difference to the best (points),\nsimultaneous {comparison.confidence:.0%} interval")
+    left.set_xlabel(f"mean accuracy (%), {100 * (of_means or comparison.confidence):.4g}% interval")
+    right.set_xlabel(f"difference to the best (points),\nsimultaneous {100 * comparison.confidence:.4g}% interval")
     left.set_title("Mean over folds or seeds")
     right.set_title("Tied where the interval holds 0" if comparison.critical else "Too few folds for an interval")
     kinds = (("*", GREEN, "best", True), ("X", GREY, "significantly worse", any(not r.tied for r in rows)),

@@ -71,7 +71,8 @@ def add_beside(section: Section) -> None:
 def lead(run: Run, mine: Choice, choices: Sequence[Choice]) -> list[str]:
     best, comparison = mine.best, mine.comparison
     if best is None:
-        return ["There is no best network: no training has succeeded." if run.records else "No network has been trained yet."]
+        ended = "no training has come to its end yet" if any(r.ok for r in run.records) else "no training has succeeded"
+        return [f"There is no best network: {ended}." if run.records else "No network has been trained yet."]
     said = [headline(run, best, comparison[best.id])]
     others = sum(s.n > 0 for s in comparison.standings) - 1
     tied = len(comparison.tied) - 1
@@ -184,12 +185,15 @@ def network_table(networks: Sequence[Trained], mine: Choice, base: Architecture 
         Column("difference_high", ""), Column("", "to the best (points)", tables.with_interval(points)),
         Column("accuracies", ""))
     marked = frozenset(i for i, row in enumerate(rows) if row[3] in ("best", "tied"))
-    carried = "Differences are at exactly the same cost, along the fitted slope. " if any(n.correction for n in networks) else ""
-    note = (f"{common.capital(mine.comparison.method)}. {carried}A range of α, β or γ stands for every step in it. Rounded: layers, "
-            "channels and pixels over the base's, what rounding made of α, β and γ. Cost: realised, over the base's. Marked: best "
-            "and tied. Networks without a standing were trained to show the other constraint's choice. The CSV has every triple "
-            "and each accuracy.")
+    note = (f"{common.capital(mine.comparison.method)}. Differences are{at_cost(networks) or ' of mean accuracies'}. A range of α, β or γ "
+            "stands for every step in it. Rounded: layers, channels and pixels over the base's, what rounding made of α, β and γ. Cost: "
+            "realised, over the base's. Marked: best and tied. Networks without a standing were trained to show the other constraint's "
+            "choice. The CSV has every triple and each accuracy.")
     return Table("networks", "Networks of the grid", columns, tuple(rows), note=note, marked=marked, shown=60)
+
+
+def at_cost(networks: Sequence[Trained]) -> str:
+    return " at exactly the same cost, along the fitted slope" if any(n.correction for n in networks) else ""
 
 
 def network_row(network: Trained, standing: Standing, base: Architecture | None, state: str) -> tuple[Any, ...]:
@@ -208,12 +212,14 @@ def factors(values: Sequence[float]) -> str:
 
 
 def state(network: Trained, mine: Choice) -> str:
-    """best, tied, worse, stopped at a pause or failed; empty for a network of the other constraint."""
+    """best, tied, worse, stopped or paused at a rung, or failed; empty for a network of the other constraint."""
     standing = next((s for s in mine.comparison.standings if s.id == network.id), None)
     if standing is None:
         return ""
     if network.stopped is not None:
         return f"stopped after {plural(network.stopped, 'epoch')}"
+    if network.paused:
+        return "paused"
     if standing.n == 0:
         return "failed"
     return "best" if standing.id == mine.comparison.best else "tied" if standing.tied else "worse"
@@ -237,8 +243,8 @@ def pictures(run: Run, networks: Sequence[Trained], mine: Choice, choices: Seque
         Picture("coefficients", figures.coefficient_panels(scaled, accuracy_label=label),
                 "The coefficients of every network, coloured by mean accuracy. A network that several triples build stands in "
                 "their middle, and its bars span them."),
-        Picture("intervals", figures.comparison_intervals(mine.comparison, {n.id: n.label for n in networks}),
-                f"Networks by mean accuracy. {common.capital(mine.comparison.method)}.{more}"),
+        Picture("intervals", figures.comparison_intervals(mine.comparison, {n.id: n.label for n in networks}, common.confidence_of(run)),
+                f"Mean accuracy as measured, and differences{at_cost(networks)}. {common.capital(mine.comparison.method)}.{more}"),
         cost_picture(run, networks, mine, means, label)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from scalesearch.analysis import Interval
 from scalesearch.report import tables
 from scalesearch.report.audit import AuditParts, audit_parts
+from scalesearch.report.common import plural
 from scalesearch.report.tables import Column, Table, percent, points, times
 
 Told = Mapping[str, Any]
@@ -17,6 +18,21 @@ STANDINGS = {"ahead": "ahead of the best", "tied": "tied with the best", "behind
 COEFFICIENT = {"depth": "α", "width": "β", "resolution": "γ"}
 NOT_AUDITED = ("not audited: a schedule this short may favour depth, width or resolution and so choose the coefficients; audit=true trains "
                "seven networks that grow in one, two or three of them longer as well")
+
+
+# ------------------------------------------------------------------ pauses
+
+
+def on_the_way(race: Told) -> str:
+    """The trainings that a pause ended, beside those that came to their end."""
+    return f"to the end and {race['stopped']:,} to a pause " if race.get("stopped") else ""
+
+
+def pause_lines(race: Told) -> list[str]:
+    """Who stopped at a pause, and what that does not show."""
+    stopped = [(pause["epochs"], len(pause["stopped"])) for pause in race.get("pauses") or () if pause["stopped"]]
+    return [f"{plural(count, 'network')} stopped after {plural(epochs, 'epoch')}, clearly behind there: no proof for the whole schedule, "
+            "and no part of the surface" for epochs, count in stopped]
 
 
 # ------------------------------------------------------------------ rules

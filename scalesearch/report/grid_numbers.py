@@ -34,6 +34,7 @@ class Trained:
     tied: bool | None = None  # as the study says, where a race has decided
     correction: float = 0.0  # to exactly 2^φ times the cost, where that is what networks are compared at
     stopped: int | None = None  # epochs after which it was behind and went no further
+    paused: bool = False  # of a run that has not finished: on its way
 
     @property
     def label(self) -> str:
@@ -61,7 +62,7 @@ def trained_networks(run: Run) -> list[Trained]:
     base = base_of(run)
     base_macs = cost_of(base).macs if base else None
     seeds = sorted({r.seed for n in run.candidates for r in n.records})
-    last = max((r.rung for n in run.networks for r in n.records), default=0)  # what paused before it has no accuracy yet
+    last = int(run.config.get("rungs") or 1) - 1
     found = []
     for n in run.candidates:
         coefficients = triples_of(n.values)
@@ -69,7 +70,7 @@ def trained_networks(run: Run) -> list[Trained]:
         whole = replace(n, records=tuple(r for r in n.records if r.rung == last))
         found.append(Trained(n.id, n.macs, ratio, coefficients, coefficients[0] if coefficients else None,
                              tuple(common.by_seed(whole, seeds)), constraints(run, {}, coefficients, ratio),
-                             architecture_of(n.architecture)))
+                             architecture_of(n.architecture), paused=bool(n.good) and not whole.good))
     return found
 
 
@@ -99,7 +100,7 @@ def constraints(run: Run, row: Mapping[str, Any], coefficients: Sequence[Triple]
 
 
 def phis_of(run: Run) -> list[float]:
-    """The rungs; the first is the one whose networks are compared here."""
+    """Each φ; the first is the one whose networks are compared here."""
     told = run.config.get("phi")
     return [float(phi) for phi in told] if isinstance(told, Sequence) and not isinstance(told, str) else [float(told or 1.0)]
 
@@ -164,5 +165,5 @@ def raced(run: Run, networks: Sequence[Trained]) -> Comparison:
     looked = compare(run, networks, float(race["confidence"]) if isinstance(race, Mapping) else None, at_cost=True)
     tied = {n.id: n.tied for n in networks}
     return replace(looked, standings=tuple(
-        replace(s, mean=measured[s.id].mean, interval=measured[s.id].interval, tied=s.tied and tied.get(s.id) is not False)
+        replace(s, mean=measured[s.id].mean, interval=measured[s.id].interval, tied=s.tied if tied.get(s.id) is None else bool(tied[s.id]))
         for s in looked.standings))

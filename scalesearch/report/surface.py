@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalesearch.report import tables
 from scalesearch.report.common import Picture, Section, capital, plural
+from scalesearch.report.grid_beside import on_the_way, pause_lines
 from scalesearch.report.tables import Column, Table, percent, plain, points, times, triple
 
 if TYPE_CHECKING:
@@ -109,18 +110,12 @@ def race_line(race: Told, phi: float | None) -> str:
     at = f" at φ = {phi:g}" if phi is not None else ""
     idle = sorted({id for look in race["looks"] for id, fate in look["stopped"].items() if fate == "not pursued"} - set(race["behind"]))
     behind = len(race["behind"])
-    fewer = 100 * saved / max(race["without"], 1)
-    return (f"{pause_words(race)}Seeds were raced{at}: {race['trainings']:,} trainings in {plural(rounds, 'round')} where all networks "
-            f"alike would have taken {race['without']:,} ({fewer:.0f} % fewer). {plural(behind, 'network')} "
+    fewer = "" if race.get("stopped") else f" ({100 * saved / max(race['without'], 1):.0f} % fewer)"
+    stopped = "".join(f"{capital(line)}. " for line in pause_lines(race))
+    return (f"{stopped}Seeds were raced{at}: {race['trainings']:,} trainings {on_the_way(race)}in {plural(rounds, 'round')} where all "
+            f"networks alike would have taken {race['without']:,}{fewer}. {plural(behind, 'network')} "
             f"{'is' if behind == 1 else 'are'} significantly behind; {len(idle):,} {'was' if len(idle) == 1 else 'were'} not pursued, "
             f"which says nothing against {'it' if len(idle) == 1 else 'them'}.")
-
-
-def pause_words(race: Told) -> str:
-    """Who stopped at a pause, and what that does not show."""
-    return "".join(
-        f"{plural(len(pause['stopped']), 'network')} stopped after {plural(pause['epochs'], 'epoch')}, clearly behind there; that is no "
-        "proof for the whole schedule, and the surface is without them. " for pause in race.get("pauses") or () if pause["stopped"])
 
 
 # ------------------------------------------------------------------ tables

@@ -212,7 +212,8 @@ def warnings(result: Mapping[str, Any], data: DataSettings) -> Iterator[str]:
 def _about_files(result: Mapping[str, Any]) -> Iterator[str]:
     broken, stored = result["broken"], result["stored"]
     for name in result["lost"]:
-        yield f"class {name}: none of its images that were looked at can be read, which a training refuses; repair them or remove the class"
+        yield (f"class {name}: none of its images that were looked at can be read, and where none can a training refuses the class; "
+               "repair them or remove the class")
     if result["refused"]:
         yield (f"{plural(len(broken), 'file')} cannot be read, and a training stops at the first; repair or remove "
                f"{'it' if len(broken) == 1 else 'them'}, or set data.on_error=skip")

@@ -34,9 +34,9 @@ from scalesearch.search import evaluate_networks
 from scalesearch.spaces.compound import ScaledNetwork
 from scalesearch.studies import parts
 from scalesearch.studies.grid_plan import STEPS, Level, Plan, audit_seeds, bill, make_plan, pauses_of, say_plan, stage_points
-from scalesearch.studies.grid_settings import FEWEST_NETWORKS, SCREENED, GridSettings, check_settings
+from scalesearch.studies.grid_settings import FEWEST_NETWORKS, KEPT, SCREENED, GridSettings, check_settings
 from scalesearch.studies.grid_show import show
-from scalesearch.studies.grid_summary import Look, Pause, Race, summarise
+from scalesearch.studies.grid_summary import Look, Pause, Race, carried, summarise, surface_of
 from scalesearch.studies.non_uniform import fit_stage_depths
 
 __all__ = ["FEWEST_NETWORKS", "STEPS", "GridSettings", "check_settings", "make_plan", "run", "show"]
@@ -95,42 +95,57 @@ class Study:
         self.train([self.plan.base], "baseline", self.settings.seeds)
 
     def race(self, level: Level) -> Race:
-        """Every network of a φ at the first seeds, then those that may be the best at the next ones."""
+        """Every network of a φ at the first seeds, then those that may be the best, at equal cost, at the next ones."""
         settings, rounds = self.settings, self.settings.rounds
         by_id = {network.architecture.id: network for network in level.networks}
-        pauses = self.pauses(by_id)
+        pauses = self.pauses(level, by_id)
         pursued: Sequence[str] = pauses[-1].goes_on if pauses else list(by_id)
         accuracies: dict[str, list[float | None]] = {id: [] for id in pursued}
         looks: list[Look] = []
         for number, seeds in enumerate(rounds, start=1):
             if not pursued:
                 break
-            self.train_scaled([by_id[id] for id in pursued], "enumerate", seeds)
+            if number == 1:
+                self.climb([by_id[id] for id in pursued], seeds, settings.rungs - 1)
+            else:
+                self.train_scaled([by_id[id] for id in pursued], "enumerate", seeds)
             for id, row in self.accuracies(pursued, seeds).items():
                 accuracies[id] += row
-            if len(rounds) == 1:
+            if settings.looks == 1:
                 break
-            decision = next_round(accuracies, round=settings.rungs - 1 + number, rounds=settings.looks, most=settings.contenders,
-                                  confidence=settings.confidence, test_fraction=settings.test_fraction, running=pursued)
+            decision = next_round(self.at_cost(level, accuracies, settings.seeds[:seeds[-1] + 1]), round=settings.rungs - 1 + number,
+                                  rounds=settings.looks, most=settings.contenders, confidence=settings.confidence,
+                                  test_fraction=settings.test_fraction, running=pursued)
             looks.append(Look(number, seeds, tuple(pursued), decision.stopped, decision.pursued))
             pursued = decision.pursued
         return Race(level.phi, {id: tuple(accuracies.get(id, ())) for id in by_id}, tuple(looks), len(settings.seeds), tuple(pauses))
 
-    def pauses(self, by_id: Mapping[str, ScaledNetwork]) -> list[Pause]:
-        """The first round's trainings up to each pause; who is clearly behind there stops, but for as many as the next round takes."""
+    def pauses(self, level: Level, by_id: Mapping[str, ScaledNetwork]) -> list[Pause]:
+        """The first round's trainings up to each pause; who is clearly behind there stops, but for as many as the answer needs."""
         settings, seeds, running = self.settings, self.settings.rounds[0], list(by_id)
         pauses: list[Pause] = []
         for rung in range(settings.rungs - 1):
-            self.train_scaled([by_id[id] for id in running], "enumerate", seeds, until=rung)
+            self.climb([by_id[id] for id in running], seeds, rung)
             reached = self.accuracies(running, seeds, rung)
-            decision = next_round(reached, round=rung + 1, rounds=settings.looks, most=len(running), confidence=settings.confidence,
-                                  test_fraction=settings.test_fraction)
+            decision = next_round(self.at_cost(level, reached, seeds, rung), round=rung + 1, rounds=settings.looks, most=len(running),
+                                  confidence=settings.confidence, test_fraction=settings.test_fraction, running=running)
             means = {id: mean(row) for id, row in reached.items()}
             behind = sorted((id for id, fate in decision.stopped.items() if fate == "behind"), key=lambda id: -(means[id] or 0.0))
-            stopped = behind[max(0, settings.contenders - (len(running) - len(behind))):]
+            alive = sum(value is not None for value in means.values())
+            stopped = behind[max(0, max(settings.contenders, KEPT) - (alive - len(behind))):]
             pauses.append(Pause(pauses_of(self.plan.evaluator)[rung], means, tuple(stopped)))
             running = list(pauses[-1].goes_on)
         return pauses
+
+    def climb(self, networks: Sequence[ScaledNetwork], seeds: Sequence[int], rung: int) -> None:
+        """First-round trainings up to a rung; where one of a network's failed at the rung before, its others go on."""
+        alive = {network.architecture.id: tuple(seeds) for network in networks}
+        if rung > 0:
+            reached = self.accuracies(list(alive), seeds, rung - 1)
+            alive = {id: tuple(seed for seed, value in zip(seeds, row, strict=True) if value is not None) for id, row in reached.items()}
+        for shared in sorted(set(alive.values()), key=len, reverse=True):
+            if shared:
+                self.train_scaled([n for n in networks if alive[n.architecture.id] == shared], "enumerate", shared, until=rung)
 
     def screen_others(self) -> None:
         """The other constraint's networks at the first seed, the best few at the first round's others."""
@@ -183,6 +198,13 @@ class Study:
     def train_scaled(self, networks: Sequence[ScaledNetwork], origin: str, seeds: Iterable[int], until: int = -1) -> None:
         values = [dict(zip(("alpha", "beta", "gamma"), network.coefficients[0], strict=True)) for network in networks]
         self.train([network.architecture for network in networks], origin, seeds, values=values, until=until)
+
+    def at_cost(self, level: Level, rows: Mapping[str, Sequence[float | None]], seeds: Sequence[int],
+                rung: int = -1) -> dict[str, list[float | None]]:
+        """Accuracies at exactly 2^φ times the cost, along the slope that these rows and the base show."""
+        base = self.accuracies([self.plan.base.id], seeds, rung)[self.plan.base.id]
+        surface = surface_of(self.plan, self.settings, {level.phi: rows}, base)
+        return carried(rows, surface, self.settings)
 
     def accuracies(self, ids: Sequence[str], seeds: Sequence[int], rung: int = -1) -> dict[str, list[float | None]]:
         return parts.accuracies_of(self.records.read(), self.plan.evaluator, ids, seeds, rung)

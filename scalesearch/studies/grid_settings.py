@@ -11,12 +11,15 @@ from scalesearch.config import convert
 from scalesearch.errors import ConfigError
 from scalesearch.scaling import load_proxy
 from scalesearch.studies.scale import rule_named
+from scalesearch.training.fidelity import geometric
 
 FEWEST_NETWORKS = 8
 # The other constraint is there for comparison; fewer networks span it.
 FEWEST_BESIDE = 5
 # Networks of the other constraint that are trained at every seed of the first round, after all were at the first seed.
 SCREENED = 2
+# Networks that go on from a pause at least, so that a surface and a slope can be fitted.
+KEPT = 6
 # Seeds of a round of the race: two show the noise, one does not.
 ROUND = 2
 COEFFICIENTS = {"alpha": "depth", "beta": "width", "gamma": "resolution"}
@@ -102,6 +105,7 @@ def check_settings(settings: GridSettings) -> None:
         convert(settings.step, float, "step")
     if settings.contenders < 1:
         raise ConfigError(f"contenders={settings.contenders}: at least one network goes on to the next round; race=false trains all alike")
+    geometric(settings.rungs, settings.reduction)
     if settings.rungs > 1 and (not settings.race or len(settings.rounds[0]) < ROUND):
         raise ConfigError(f"rungs={settings.rungs}: networks stop at a pause where several trainings of each show them behind; write "
                           "race=true and folds=2 or repeats=2, or leave it out")

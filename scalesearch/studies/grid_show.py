@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scalesearch.report.grid_beside import audit_lines, enlarged_line, rule_lines, stage_lines
+from scalesearch.report.grid_beside import audit_lines, enlarged_line, on_the_way, pause_lines, rule_lines, stage_lines
 from scalesearch.screen import Screen
 from scalesearch.studies import parts
 
@@ -90,7 +90,7 @@ def surface_lines(result: Row) -> list[str]:
 def slope_lines(result: Row) -> list[str]:
     slope = result.get("slope")
     if slope is None:
-        return []
+        return ["none could be fitted: networks are compared at the cost that they have"]
     low, high = slope["interval"]
     return [f"{100 * slope['points']:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}] a doubling of the cost; accuracies are corrected "
             f"to exactly {2.0 ** result['phi']:g}× by at most {100 * slope['largest']:.2f} points"]
@@ -103,15 +103,9 @@ def race_lines(result: Row) -> list[str]:
     looks, behind = told["looks"], len(told["behind"])
     left = sum(fate == "not pursued" for fate in looks[0]["stopped"].values())
     return [*pause_lines(told),
-            f"{told['trainings']} trainings in {len(looks)} round{'s' * (len(looks) != 1)} in place of {told['without']}; {behind} "
+            f"{told['trainings']} trainings {on_the_way(told)}in {len(looks)} round{'s' * (len(looks) != 1)} in place of "
+            f"{told['without']}; {behind} "
             f"network{'s' * (behind != 1)} told to be behind, {left} stopped after the first round as tied"]
-
-
-def pause_lines(race: Row) -> list[str]:
-    """Who stopped at a pause, and what that does not show."""
-    stopped = [(pause["epochs"], len(pause["stopped"])) for pause in race.get("pauses") or () if pause["stopped"]]
-    return [f"{count} network{'s' * (count != 1)} stopped after {epochs} epoch{'s' * (epochs != 1)}, clearly behind there: no proof for "
-            "the whole schedule, and no part of the surface" for epochs, count in stopped]
 
 
 def phi_lines(result: Row) -> list[str]:

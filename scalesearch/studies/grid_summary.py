@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from scalesearch.analysis import Comparison, compare_with_best, nominal_growth
+from scalesearch.architecture import Architecture
 from scalesearch.config import to_mapping
 from scalesearch.contrasts import compare_with
 from scalesearch.cost import cost_of
 from scalesearch.errors import RunError
+from scalesearch.evaluators import rungs_of
 from scalesearch.racing import Fate
 from scalesearch.records import Record
 from scalesearch.response_surface import Surface, SurfacePoint, coordinates, fit_surface
@@ -68,8 +70,13 @@ class Race:
 
     @property
     def behind(self) -> frozenset[str]:
-        """Networks that the last look tells from the best."""
+        """Networks that the last look tells from the best of its time."""
         return frozenset(id for id, fate in (self.looks[-1].stopped.items() if self.looks else ()) if fate == "behind")
+
+    @property
+    def seeds_of_first(self) -> int:
+        """Trainings of each network in the first round."""
+        return len(self.looks[0].seeds) if self.looks else self.most
 
     def stopped_at(self, id: str) -> Pause | None:
         """The pause at which a network stopped; None for one that was trained to the end."""
@@ -99,7 +106,9 @@ def summarise(plan: Plan, settings: GridSettings, races: Sequence[Race], records
     networks = [_row(n, accuracies, comparison, pooled, first, surface, plan) for n in plan.networks]
     networks.sort(key=lambda row: (not row[settings.constraint], _place(row, settings)))
     best = next(row for row in networks if row["id"] == comparison.best)
-    base = parts.network_summary(plan.base, [r for r in records if r.id == plan.base.id])
+    last = len(rungs_of(plan.evaluator)) - 1
+    base = parts.network_summary(plan.base, [r for r in records if (r.id, r.fingerprint, r.rung) == (
+        plan.base.id, plan.evaluator.fingerprint, last)])
     known = {record.key: record for record in reversed(records)}
     audited = summarise_audit(plan.base, plan.audited, plan.evaluator, plan.long, known, audit_seeds(settings),
                               settings.confidence) if plan.audited else None
@@ -149,18 +158,17 @@ def compare(accuracies: Mapping[str, Sequence[float | None]], settings: GridSett
 def standings_of(race: Race, surface: Surface | None, settings: GridSettings) -> Comparison:
     """All networks of a φ against the best, at equal cost: differences at the confidence of a look, as the race decides;
     means as measured, at the run's."""
-    found, measured = compare(carried(race, surface, settings), settings, looks_confidence(settings)), compare(race.full(), settings)
+    rows = race.full()
+    found, measured = compare(carried(rows, surface, settings), settings, looks_confidence(settings)), compare(rows, settings)
     return dataclasses.replace(found, standings=tuple(
-        dataclasses.replace(s, mean=measured[s.id].mean, interval=measured[s.id].interval, tied=s.tied and s.id not in race.behind)
-        for s in found.standings))
+        dataclasses.replace(s, mean=measured[s.id].mean, interval=measured[s.id].interval) for s in found.standings))
 
 
-def carried(race: Race, surface: Surface | None, settings: GridSettings) -> dict[str, list[float | None]]:
+def carried(rows: Mapping[str, Sequence[float | None]], surface: Surface | None, settings: GridSettings) -> dict[str, list[float | None]]:
     """Accuracies at exactly 2^φ times the cost, along the fitted slope; as measured where there is none, or where the
     product is the constraint and cost is not."""
-    if surface is None or settings.constraint == "nominal":
-        return race.full()
-    return {id: _at(row, surface.correction.get(id, 0.0)) for id, row in race.full().items()}
+    correction = {} if surface is None or settings.constraint == "nominal" else surface.correction
+    return {id: _at(row, correction.get(id, 0.0)) for id, row in rows.items()}
 
 
 def _place(row: Mapping[str, Any], settings: GridSettings) -> float:
@@ -214,10 +222,11 @@ def representative(coefficients: Sequence[Sequence[float]]) -> Triple:
 
 
 def race_mapping(race: Race, confidence: float) -> dict[str, Any] | None:
-    """The result's "race", `confidence` that of each look; None where all networks had the same seeds."""
+    """The result's "race", `confidence` that of each look; None where all networks had the same seeds and no pauses."""
     if not race.looks:
         return None
     return {"looks": [to_mapping(look) for look in race.looks], "confidence": confidence, "trainings": race.trainings,
+            "stopped": race.seeds_of_first * sum(len(pause.stopped) for pause in race.pauses),
             "without": race.most * len(race.accuracies), "behind": sorted(race.behind),
             "pauses": [to_mapping(pause) for pause in race.pauses]}
 
@@ -239,17 +248,27 @@ def _phi(level: Level, race: Race, comparison: Comparison, surface: Surface | No
 
 def fit(plan: Plan, settings: GridSettings, races: Sequence[Race], records: Sequence[Record]) -> Surface | None:
     """The surface through every network of every φ; the other constraint's networks and the base tell what a doubling brings."""
-    points = {}
-    for race, level in zip(races, plan.levels, strict=True):
+    base = parts.accuracies_of(records, plan.evaluator, [plan.base.id], settings.seeds)[plan.base.id]
+    return surface_of(plan, settings, {race.phi: race.full() for race in races}, base, _others(plan, settings, records))
+
+
+def surface_of(plan: Plan, settings: GridSettings, rows: Mapping[float, Mapping[str, Sequence[float | None]]],
+               base: Sequence[float | None], others: Mapping[str, Sequence[float | None]] | None = None) -> Surface | None:
+    """The surface through the networks of some φ, from their accuracies and the base's by seed; `others` are of the first φ."""
+    points: dict[str, SurfacePoint] = {}
+
+    def add(phi: float, network: Architecture, row: Sequence[float | None]) -> None:
+        padded = (*row, *[None] * (len(base) - len(row)))
+        points.setdefault(network.id, SurfacePoint(network.id, phi, coordinates(plan.base, network), padded))
+
+    for level in plan.levels:
         for network in level.networks:
-            points[network.architecture.id] = SurfacePoint(network.architecture.id, level.phi, coordinates(plan.base, network.architecture),
-                                                           tuple(race.full()[network.architecture.id]))
-    for id, row in _others(plan, settings, records).items():
-        architecture = next(n.architecture for n in plan.others if n.architecture.id == id)
-        points.setdefault(id, SurfacePoint(id, plan.first.phi, coordinates(plan.base, architecture), tuple(row)))
-    own = parts.accuracies_of(records, plan.evaluator, [plan.base.id], settings.seeds)[plan.base.id]
-    base = SurfacePoint(plan.base.id, 0.0, coordinates(plan.base, plan.base), tuple(own))
-    return fit_surface([*points.values(), base], settings.confidence, settings.test_fraction)
+            if network.architecture.id in rows.get(level.phi, {}):
+                add(level.phi, network.architecture, rows[level.phi][network.architecture.id])
+    for network in plan.others if others else ():
+        add(plan.first.phi, network.architecture, (others or {})[network.architecture.id])
+    add(0.0, plan.base, base)
+    return fit_surface(list(points.values()), settings.confidence, settings.test_fraction)
 
 
 def slope_of(surface: Surface | None, competing: Sequence[str]) -> dict[str, Any] | None:

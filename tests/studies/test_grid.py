@@ -24,6 +24,7 @@ from scalesearch import response_surface
 from scalesearch.cli import compose
 from scalesearch.config import from_mapping
 from scalesearch.errors import BudgetError, ConfigError
+from scalesearch.report import write_report
 from scalesearch.report.grid_beside import audit_lines
 from scalesearch.report.grid_numbers import choice_of, trained_networks
 from scalesearch.report.runs import read_run
@@ -174,6 +175,7 @@ def test_a_repeat_is_another_seed_of_every_fold(tmp_path: Path) -> None:
     ({"stages": "9"}, ConfigError, "has 7 stages"),
     ({"networks": "3"}, ConfigError, "at least 8"),
     ({"rungs": "2"}, ConfigError, "trains nothing that could pause"),
+    ({"reduction": "0.5"}, ConfigError, "reduction above 1"),
     ({"rungs": "2", "race": "false"}, ConfigError, "race=true"),
     ({"rungs": "2", "folds": "1", "repeats": "1"}, ConfigError, "folds=2 or repeats=2"),
     ({"contenders": "0"}, ConfigError, "race=false"),
@@ -293,6 +295,8 @@ def test_networks_clearly_behind_at_a_pause_stop_there(tmp_path: Path, monkeypat
     seen = {(r.id, r.rung) for r in records if r.origin == "enumerate"}
     assert late and not any((id, 1) in seen for id in late) and len(seen) == 2 * len(rows) - len(late)
     assert not late & set(result["surface"]["corrected"])  # trained to the end or not in it
+    ended = [r.accuracy for r in records if r.origin == "baseline" and r.rung == 1]
+    assert len(ended) == 4 and result["base"]["accuracy"] == pytest.approx(statistics.mean(ended))
     assert race["trainings"] == sum(r.rung == 1 for r in records if r.origin == "enumerate")
     page = (tmp_path / "run" / "report.html").read_text()
     assert f"{len(late)} networks stopped after 3 epochs" in page and ">stopped after 3 epochs<" in page and ">failed<" not in page
@@ -302,12 +306,51 @@ def test_networks_clearly_behind_at_a_pause_stop_there(tmp_path: Path, monkeypat
 
 
 def test_pauses_leave_as_many_as_the_next_round_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind at a pause is no proof for the whole: the best of those go on where fewer than `contenders` are left."""
-    sizes = sorted({n.architecture.resolution for n in EVERY})
-    monkeypatch.setitem(ss.EVALUATORS._rows, "paused", lambda: Paused(late=sizes[0]))
-    few = sum(n.architecture.resolution == sizes[0] for n in EVERY)
-    result = search(tmp_path, step="0.05", compare="false", evaluator="paused", contenders=str(few + 2), rungs="2")
-    assert sum(row["stopped"] is None for row in result["networks"]) == few + 2
+    """Behind at a pause is no proof for the whole: the best of those go on where too few are left for a race or a surface."""
+    smallest = min(n.architecture.resolution for n in EVERY)
+    monkeypatch.setitem(ss.EVALUATORS._rows, "paused", lambda: Paused(late=smallest))
+    few = sum(n.architecture.resolution == smallest for n in EVERY)
+    for contenders in (2, few + 3):
+        result = search(tmp_path, step="0.05", compare="false", evaluator="paused", contenders=str(contenders), rungs="2")
+        assert sum(row["stopped"] is None for row in result["networks"]) == max(6, few, contenders)
+        assert result["surface"] is not None
+
+
+def test_one_round_with_a_pause_is_a_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "paused", lambda: Paused(late=260))
+    result = search(tmp_path, step="0.05", compare="false", evaluator="paused", rungs="2", repeats="1", report="true", name="run")
+    assert result["race"]["confidence"] == pytest.approx(0.975) and result["race"]["stopped"] == 2 * sum(
+        row["stopped"] is not None for row in result["networks"])
+    page = read_run(tmp_path / "run")
+    told = choice_of(page, trained_networks(page), "realised").comparison
+    assert {s.id: s.tied for s in told.standings} == {row["id"]: row["tied"] for row in result["networks"]}
+    grid.show(result, Screen("text"))
+
+
+def test_the_page_of_a_run_on_its_way_calls_nothing_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ss.EVALUATORS._rows, "paused", lambda: Paused(late=260))
+    search(tmp_path, step="0.05", compare="false", evaluator="paused", rungs="2", report="true", name="run")
+    folder, lines = tmp_path / "run", (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+    (folder / "result.json").unlink()
+    for cut, said in ((40, "no training has come to its end yet"), (len(lines) - 12, ">paused<")):
+        (folder / "records.jsonl").write_text("\n".join(lines[:cut]) + "\n")
+        page = write_report(folder).read_text()
+        assert said in page and ">failed<" not in page
+
+
+def test_where_a_training_fails_at_a_pause_the_others_of_the_network_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = EVERY[3].architecture.id
+
+    class Failing(Paused):
+        def evaluate(self, architecture: ss.Architecture, *, seed: int, folder: Path | None = None, rung: int = -1) -> ss.Evaluation:
+            if (architecture.id, seed, rung) == (lost, 1, 0):
+                raise RuntimeError("out of luck")
+            return super().evaluate(architecture, seed=seed, folder=folder, rung=rung)
+
+    monkeypatch.setitem(ss.EVALUATORS._rows, "paused", Failing)
+    result = search(tmp_path, step="0.05", compare="false", evaluator="paused", rungs="2", repeats="1")
+    [row] = [row for row in result["networks"] if row["id"] == lost]
+    assert row["accuracies"][0] is not None and row["accuracies"][1] is None and result["failures"] == 1
 
 
 def test_a_race_with_pauses_that_was_cut_off_decides_again_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +393,9 @@ def test_the_best_is_decided_at_equal_cost(tmp_path: Path, monkeypatch: pytest.M
             return ss.Evaluation(0.5 + 0.1 * math.log2(ss.cost_of(architecture).macs / base) + 0.01 * seed + noise)
 
     monkeypatch.setitem(ss.EVALUATORS._rows, "dear", Dear)
-    words = dict(step="0.05", compare="false", evaluator="dear", race="false", folds="1", repeats="5", report="true", name="run")
+    words = dict(step="0.05", compare="false", evaluator="dear", race="false", folds="1", repeats="4", report="true", name="run")
+    raced = search(tmp_path / "raced", **{**words, "race": "true"})["networks"]
+    assert sum(row["tied"] for row in raced) >= 0.8 * len(raced)
     rows = search(tmp_path, **words)["networks"]
     measured = [row["mean"] for row in rows]
     assert max(measured) - min(measured) > 0.01  # ten times the noise and more
@@ -358,7 +403,8 @@ def test_the_best_is_decided_at_equal_cost(tmp_path: Path, monkeypatch: pytest.M
     assert max(row["difference"] for row in rows) == 0.0 and min(row["difference"] for row in rows) > -0.002
     page = read_run(tmp_path / "run")
     told = choice_of(page, trained_networks(page), "realised").comparison
-    assert {s.id: (s.mean, s.tied) for s in told.standings} == {row["id"]: (row["mean"], row["tied"]) for row in rows}
+    assert {s.id: s.tied for s in told.standings} == {row["id"]: row["tied"] for row in rows}
+    assert {s.id: s.mean for s in told.standings} == pytest.approx({row["id"]: row["mean"] for row in rows})
 
     nominal = search(tmp_path / "nominal", **{**words, "constraint": "nominal"})["networks"]  # its cost is no constraint
     assert sum(row["tied"] for row in nominal) < len(nominal) / 2
@@ -479,8 +525,12 @@ def test_the_audit_says_which_way_the_proxy_leans_and_by_how_much() -> None:
 
 
 def test_a_grid_on_digits_trains_every_network_on_every_fold(tmp_path: Path) -> None:
-    result = search(tmp_path, experiment="smoke", evaluator="trained", data="digits")
+    result = search(tmp_path, experiment="smoke", evaluator="trained", data="digits", rungs="2", reduction="2", **{"recipe.epochs": "2"})
     records = ss.RecordFile(Path(result["run"]) / "records.jsonl").read()
-    assert len(records) == 2 * (len(result["networks"]) + 1) and all(r.ok for r in records)
+    stopped = sum(row["stopped"] is not None for row in result["networks"])
+    assert len(records) == 4 * (len(result["networks"]) + 1) - 2 * stopped and all(r.ok for r in records)
+    histories = [len(r.details["history"]) for r in records]
+    assert [r.rung + 1 for r in records] == histories  # the second rung has the first one's epoch before its own
+    assert all(r.training_macs == pytest.approx(records[0].training_macs) for r in records if r.id == records[0].id)  # and adds one
     held_out = {r.seed: r.details["validation_images"] for r in records}
     assert sum(held_out.values()) == result["data"]["images"] == 400

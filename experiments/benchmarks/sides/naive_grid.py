@@ -21,23 +21,28 @@ from sides.plain import loader, make_optimizer, step
 
 # Of the images, kept back for a test, as scalesearch does with a folder that has none.
 TEST = 0.2
-MEAN, DEVIATION = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 
 
-def train_all(triples: Sequence[Mapping[str, Any]], folder: Path, recipe: Recipe, folds: int, loaders: int) -> dict[str, Any]:
-    """Accuracy of every triple's network on every fold, one after the other; `triples` are architectures as mappings."""
+def train_all(triples: Sequence[Mapping[str, Any]], folder: Path, recipe: Recipe, folds: int, loaders: int,
+              statistics: tuple[float, float]) -> dict[str, Any]:
+    """Accuracy of every triple's network on every fold, one after the other; `triples` are architectures as mappings.
+
+    `statistics` are mean and deviation of the images, fractions, one for all channels.
+    """
     started = time.monotonic()
-    accuracies = [[train_one(Architecture.from_mapping(mapping), folder, recipe, fold, folds, loaders) for fold in range(folds)]
+    normalise = transforms.Normalize(*([value] * 3 for value in statistics))
+    accuracies = [[train_one(Architecture.from_mapping(mapping), folder, recipe, fold, folds, loaders, normalise) for fold in range(folds)]
                   for mapping in triples]
     return {"accuracies": accuracies, "seconds": time.monotonic() - started}
 
 
-def train_one(architecture: Architecture, folder: Path, recipe: Recipe, fold: int, folds: int, loaders: int) -> float:
+def train_one(architecture: Architecture, folder: Path, recipe: Recipe, fold: int, folds: int, loaders: int,
+              normalise: torch.nn.Module) -> float:
     """timm's network, torch's loop; the accuracy on the fold held out after the last epoch."""
     torch.manual_seed(fold)
     model: torch.nn.Module = timm.create_model(register(architecture))
     side = transforms.Resize((architecture.resolution, architecture.resolution))
-    tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
+    tensor = [transforms.ToTensor(), normalise]
     mirror = [transforms.RandomHorizontalFlip()] if recipe.flip else []
     shown = ImageFolder(folder, transforms.Compose([side, *mirror, *tensor]))
     held_out = ImageFolder(folder, transforms.Compose([side, *tensor]))
