@@ -178,13 +178,17 @@ class History:
 
 
 def histories(run: Run) -> list[History]:
-    """One for each training: from its record, or from history.csv where it has not finished yet."""
-    found = []
-    told = set()
+    """One for each training: from its record, or from history.csv where it has not finished yet.
+
+    A training that paused at rungs and went on is one, with the curve of its last record.
+    """
+    told: dict[tuple[str, str], list[list[Any]]] = {}
     for record in run.records:
         points = [_point(row) for row in record.details.get("history") or ()]
-        found += _history(record.id, points)
-        told.add((record.id, f"{record.fingerprint}-s{record.seed}"))
+        curves = told.setdefault((record.id, f"{record.fingerprint}-s{record.seed}"), [])
+        if not any(curve[:len(points)] == points for curve in curves):
+            curves[:] = [*(curve for curve in curves if curve != points[:len(curve)]), points]
+    found = [history for (id, _), curves in told.items() for points in curves for history in _history(id, points)]
     for path in sorted((run.folder / "candidates").glob("*/*/history.csv")):
         if (path.parent.parent.name, path.parent.name) not in told:
             found += _history(path.parent.parent.name, _read_history(path))

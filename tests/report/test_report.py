@@ -6,6 +6,7 @@ import csv
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -277,6 +278,17 @@ def test_histories_come_from_records_and_from_half_done_candidates(make, tmp_pat
     found = histories(read_run(folder))
     assert len(found) == len(done) + 1, "a finished training is not told twice"
     assert (found[-1].id, found[-1].training_macs, found[-1].accuracy) == ("fffffffffff1", (1000.0, 2000.0), (0.25, 0.5))
+
+
+def test_a_training_that_paused_at_a_rung_is_one_curve(make, tmp_path):
+    folder = make.grid(tmp_path / "grid", recorded=2, finished=False)
+    with RecordFile(folder / "records.jsonl") as file:
+        first = file.read()[0]
+        epochs = [[epoch, 0.1 * epoch, 1.0, 1.0 * epoch, 1000.0 * epoch] for epoch in (1, 2, 3)]
+        for rung, end in ((0, 1), (2, 3), (1, 2)):  # another part may have taken over an earlier rung later
+            file.append(replace(first, id="fffffffffff1", rung=rung, details={"history": epochs[:end]}))
+    found = [history for history in histories(read_run(folder)) if history.id == "fffffffffff1"]
+    assert [history.training_macs for history in found] == [(1000.0, 2000.0, 3000.0)]
 
 
 # ------------------------------------------------------------------ facts
