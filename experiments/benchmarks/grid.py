@@ -10,7 +10,7 @@ Ours: the command as typed, start, decoding, all distinct networks and result in
 each time; `race=false`, so that both sides give every network the same folds and epochs.
 
 digits: scikit-learn's, written as PNGs, and B0's stand-in of 8 px, which learns in seconds, so that the
-answers of both sides can be compared; about 5 minutes a round on two cores that have nothing else to do.
+answers of both sides can be compared; about 10 minutes a round on two cores that have nothing else to do.
 cifar10: JPEGs, and B0 at half width and depth, 32 px, about 10 minutes a round and too few steps to learn
 much; read as parquet below $SCALESEARCH_DATA or ../shared/data. Sides take turns, the ratio is of the
 medians, [lowest, highest] of a round. --quick: one round of few images and one epoch, a few minutes.
