@@ -192,8 +192,9 @@ def answers(networks: Sequence[ScaledNetwork], found: Mapping[str, list[dict[str
     best = {side: str(comparison.best) for side, comparison in comparisons.items()}
     tied = {side: best[side] in comparisons[other].tied for side, other in (("ours", "plain"), ("plain", "ours"))}
     difference = [a - b for a, b in zip(means["ours"], means["plain"], strict=True)]
-    interval, tau = mean_interval([d + 0.5 for d in difference]), kendall_tau(means["ours"], means["plain"])
-    between = None if interval is None else [interval.low - 0.5, interval.high - 0.5]
+    half = [(d + 1) / 2 for d in difference]  # a fraction, as an interval of accuracies is cut to [0, 1]
+    interval, tau = mean_interval(half), kendall_tau(means["ours"], means["plain"])
+    between = None if interval is None else [2 * interval.low - 1, 2 * interval.high - 1]
     shown = "no interval" if between is None else f"[{100 * between[0]:+.1f}, {100 * between[1]:+.1f}]"
     lines = [f"accuracy {statistics.mean(means['ours']):.1%} and {statistics.mean(means['plain']):.1%}; grid - naive "
              f"{100 * statistics.mean(difference):+.1f} points {shown} over {len(ids)} networks; "

@@ -41,6 +41,9 @@ def train_one(architecture: Architecture, folder: Path, recipe: Recipe, fold: in
     """timm's network, torch's loop; the accuracy on the fold held out after the last epoch."""
     torch.manual_seed(fold)
     model: torch.nn.Module = timm.create_model(register(architecture))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = recipe.bn_momentum  # the network's own, 0.01, needs thousands of steps
     side = transforms.Resize((architecture.resolution, architecture.resolution))
     tensor = [transforms.ToTensor(), normalise]
     mirror = [transforms.RandomHorizontalFlip()] if recipe.flip else []
